@@ -1,0 +1,5 @@
+//! Credentials: who may allocate, and how a request proves it (RFC 8489 section 9.2).
+
+pub mod settings;
+
+pub use settings::Settings;

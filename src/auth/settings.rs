@@ -1,0 +1,82 @@
+//! What an operator decides about credentials.
+
+use std::fmt;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// The credentials that are accepted, and how nonces are made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The REALM of every challenge, after OpaqueString preparation.
+    pub realm: String,
+    /// Users with a password or a key of their own.
+    pub users: Vec<User>,
+    /// Secrets of time-limited users (`expiry[:name]`); the first mints, all are accepted.
+    pub shared_secrets: Vec<SharedSecret>,
+    /// How long a nonce is accepted. RFC 8656 section 5: expired at least once every hour.
+    pub nonce_lifetime: Duration,
+    /// The key of the nonce MAC; the same on every worker and node.
+    pub nonce_key: Secret,
+}
+
+impl Settings {
+    /// Nonces are good for this long unless set otherwise.
+    pub const NONCE_LIFETIME: Duration = Duration::from_secs(3600);
+}
+
+/// A user who is named in the configuration.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The username after OpaqueString preparation.
+    pub name: String,
+    /// What proves the user.
+    pub credential: UserCredential,
+}
+
+/// What proves a static user.
+#[derive(Clone, Debug)]
+pub enum UserCredential {
+    /// A password, after OpaqueString preparation.
+    Password(Secret),
+    /// The stored 16-byte key MD5(username ":" realm ":" password), as coturn keeps it.
+    Md5Key(Secret),
+}
+
+/// A secret from which the passwords of time-limited users are derived.
+#[derive(Clone, Debug)]
+pub struct SharedSecret {
+    pub secret: Secret,
+    pub algorithm: SecretAlgorithm,
+}
+
+/// The HMAC that turns a time-limited username into its password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretAlgorithm {
+    /// base64(HMAC-SHA1(secret, username)): the REST draft, and what every TURN REST service mints.
+    Sha1,
+    /// base64(HMAC-SHA256(secret, username)).
+    Sha256,
+}
+
+/// Bytes that never print and do not outlive their use.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes the bytes over.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Zeroizing::new(bytes.into()))
+    }
+
+    /// The bytes, for a computation.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}

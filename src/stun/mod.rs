@@ -1,0 +1,1 @@
+//! RFC 8489 on the wire.

@@ -1,0 +1,99 @@
+//! What an operator decides about the relay.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::address::Family;
+
+/// The relay as configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where relay sockets are bound. The first of each family is used first; further ones are chosen at random.
+    pub relay_addresses: Vec<RelayAddress>,
+    /// The lowest relay port, included.
+    pub port_min: u16,
+    /// The highest relay port, included.
+    pub port_max: u16,
+    /// The lifetime of an allocation that asks for less or for nothing (RFC 8656 section 3.2: 600 s).
+    pub lifetime_default: Duration,
+    /// The longest lifetime granted (RFC 8656 section 7.2: at most 3600 s).
+    pub lifetime_max: Duration,
+    pub peers: PeerSettings,
+    pub limits: Limits,
+    /// The SOFTWARE attribute of answers to authenticated requests; `None` leaves it out.
+    pub software: Option<String>,
+    /// Accepts channel numbers 0x5000-0x7FFF, which RFC 5766 allowed and RFC 8656 does not.
+    pub channels_above_4fff: bool,
+}
+
+impl Settings {
+    /// RFC 8656 section 7.2: the Dynamic Port range.
+    pub const PORT_MIN: u16 = 49152;
+    /// RFC 8656 section 7.2: the Dynamic Port range.
+    pub const PORT_MAX: u16 = 65535;
+    pub const LIFETIME_DEFAULT: Duration = Duration::from_secs(600);
+    pub const LIFETIME_MAX: Duration = Duration::from_secs(3600);
+
+    /// Whether an allocation of this family can be made at all.
+    pub fn serves(&self, family: Family) -> bool {
+        self.relay_addresses.iter().any(|relay| Family::of(relay.bind) == family)
+    }
+}
+
+/// One address for relayed transport addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// The interface address that relay sockets are bound to.
+    pub bind: IpAddr,
+    /// The public address behind 1:1 NAT that clients are told instead.
+    pub advertised: Option<IpAddr>,
+}
+
+impl RelayAddress {
+    /// The address that clients are told.
+    pub fn public(&self) -> IpAddr {
+        self.advertised.unwrap_or(self.bind)
+    }
+}
+
+/// Which peers may be reached.
+#[derive(Clone, Debug, Default)]
+pub struct PeerSettings {
+    /// Ranges that are reachable although the built-in list denies them.
+    pub allow: Vec<IpNet>,
+    /// Ranges that are refused; they win over `allow`.
+    pub deny: Vec<IpNet>,
+    /// Refuses every peer that `allow` does not name.
+    pub allow_only: bool,
+    /// The addresses of this host's interfaces and the advertised ones: only live relayed addresses are reachable there.
+    pub own_addresses: Vec<IpAddr>,
+}
+
+/// Bounds on what clients can make the server hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Allocations of one named user; time-limited users without a name are not counted. 0 is no limit.
+    pub allocations_per_user: u32,
+    /// Allocations of all clients together. 0 is no limit but ports and descriptors.
+    pub allocations_total: u32,
+    /// Allocations from one source prefix (IPv4 /32, IPv6 /64): offices and carriers share one. 0 is no limit.
+    pub allocations_per_prefix: u32,
+    /// Permissions of one allocation; refreshes are never counted.
+    pub permissions_per_allocation: u16,
+    /// Channels of one allocation; refreshes are never counted.
+    pub channels_per_allocation: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            allocations_per_user: 100,
+            allocations_total: 0,
+            allocations_per_prefix: 4000,
+            permissions_per_allocation: 1024,
+            channels_per_allocation: 1024,
+        }
+    }
+}
