@@ -1,0 +1,85 @@
+//! Error codes and their reason phrases (RFC 8489 section 14.8, RFC 8656 section 19).
+
+/// An error code that this server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorCode {
+    TryAlternate,
+    BadRequest,
+    Unauthenticated,
+    Forbidden,
+    UnknownAttribute,
+    AllocationMismatch,
+    StaleNonce,
+    AddressFamilyNotSupported,
+    WrongCredentials,
+    UnsupportedTransportProtocol,
+    PeerAddressFamilyMismatch,
+    AllocationQuotaReached,
+    ServerError,
+    InsufficientCapacity,
+}
+
+impl ErrorCode {
+    /// Every code, for tables of counters.
+    pub const ALL: [Self; 14] = [
+        Self::TryAlternate,
+        Self::BadRequest,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::UnknownAttribute,
+        Self::AllocationMismatch,
+        Self::StaleNonce,
+        Self::AddressFamilyNotSupported,
+        Self::WrongCredentials,
+        Self::UnsupportedTransportProtocol,
+        Self::PeerAddressFamilyMismatch,
+        Self::AllocationQuotaReached,
+        Self::ServerError,
+        Self::InsufficientCapacity,
+    ];
+
+    /// The number, 300 to 699.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::TryAlternate => 300,
+            Self::BadRequest => 400,
+            Self::Unauthenticated => 401,
+            Self::Forbidden => 403,
+            Self::UnknownAttribute => 420,
+            Self::AllocationMismatch => 437,
+            Self::StaleNonce => 438,
+            Self::AddressFamilyNotSupported => 440,
+            Self::WrongCredentials => 441,
+            Self::UnsupportedTransportProtocol => 442,
+            Self::PeerAddressFamilyMismatch => 443,
+            Self::AllocationQuotaReached => 486,
+            Self::ServerError => 500,
+            Self::InsufficientCapacity => 508,
+        }
+    }
+
+    /// The phrase that the RFCs recommend.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::TryAlternate => "Try Alternate",
+            Self::BadRequest => "Bad Request",
+            Self::Unauthenticated => "Unauthenticated",
+            Self::Forbidden => "Forbidden",
+            Self::UnknownAttribute => "Unknown Attribute",
+            Self::AllocationMismatch => "Allocation Mismatch",
+            Self::StaleNonce => "Stale Nonce",
+            Self::AddressFamilyNotSupported => "Address Family not Supported",
+            Self::WrongCredentials => "Wrong Credentials",
+            Self::UnsupportedTransportProtocol => "Unsupported Transport Protocol",
+            Self::PeerAddressFamilyMismatch => "Peer Address Family Mismatch",
+            Self::AllocationQuotaReached => "Allocation Quota Reached",
+            Self::ServerError => "Server Error",
+            Self::InsufficientCapacity => "Insufficient Capacity",
+        }
+    }
+
+    /// The class and number bytes of ERROR-CODE.
+    pub(super) fn class_and_number(self) -> [u8; 2] {
+        [(self.number() / 100) as u8, (self.number() % 100) as u8]
+    }
+}
