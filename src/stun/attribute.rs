@@ -119,7 +119,7 @@ impl Attribute<'_> {
 
     /// An XOR-ed transport address (RFC 8489 section 14.2).
     pub fn as_xor_address(&self, id: TransactionId) -> Option<SocketAddr> {
-        let ([_, family, port_high, port_low], address) = self.value.split_first_chunk::<4>()? else { return None };
+        let ([_, family, port_high, port_low], address) = self.value.split_first_chunk()?;
         let port = u16::from_be_bytes([*port_high, *port_low]) ^ COOKIE_HIGH;
         let ip = match family {
             0x01 => IpAddr::V4(Ipv4Addr::from(u32::from_be_bytes(address.try_into().ok()?) ^ MAGIC_COOKIE)),

@@ -1,5 +1,31 @@
 //! RFC 8656 as a state machine: bytes and time in, forwards and effects out.
+//!
+//! [`Server`] is the contract. Application data is a return value ([`Forward`]); everything else is an [`Effect`] in a
+//! queue. Every datagram ends in exactly one [`Outcome`].
 
+mod allocation;
+pub mod effect;
+mod expiry;
+mod forward;
+pub mod ids;
+pub mod outcome;
+pub mod peer_policy;
+pub mod ports;
+pub mod quota;
+mod released;
+mod reply;
+mod request;
+pub mod reservation;
+pub mod server;
 pub mod settings;
+mod table;
+#[cfg(test)]
+mod testing;
 
+pub use effect::{Effect, Forward, OpenError};
+pub use forward::IcmpError;
+pub use ids::{RelayId, Route, WorkerId};
+pub use outcome::{Counters, DropReason, Outcome};
+pub use peer_policy::PeerPolicy;
+pub use server::{Now, Policy, Server, Shared};
 pub use settings::Settings;

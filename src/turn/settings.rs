@@ -69,6 +69,8 @@ pub struct PeerSettings {
     pub allow_only: bool,
     /// The addresses of this host's interfaces and the advertised ones: only live relayed addresses are reachable there.
     pub own_addresses: Vec<IpAddr>,
+    /// The ports of this server's UDP listeners, which no relay reaches even where `allow` names an own address.
+    pub listener_ports: Vec<u16>,
 }
 
 /// Bounds on what clients can make the server hold.

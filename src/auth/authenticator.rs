@@ -1,0 +1,195 @@
+//! Judges requests by the long-term credential mechanism (RFC 8489 section 9.2.4).
+
+use std::sync::Arc;
+
+use super::challenge::Challenge;
+use super::credentials::{Credentials, UserKind, Users};
+use super::long_term::PasswordAlgorithm;
+use super::nonce::{Features, Nonces};
+use super::prepare::opaque_string;
+use super::settings::Settings;
+use crate::address::FiveTuple;
+use crate::stun::integrity::IntegrityKey;
+use crate::stun::{AttributeType, ErrorCode, Message};
+
+/// The credentials in force; shared by all workers and replaced as a whole by a reload.
+#[derive(Debug)]
+pub struct Authenticator {
+    realm: String,
+    users: Users,
+    nonces: Nonces,
+    offers_sha256: bool,
+    offers_anonymity: bool,
+    /// Verified against when a username is unknown, so that the answer takes the same time.
+    decoy: IntegrityKey,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthError {
+    /// No integrity attribute: the first request of every client. 401 with a challenge.
+    NoIntegrity,
+    /// Attributes missing or contradictory. 400 without a challenge.
+    BadRequest,
+    /// Unknown, expired or wrong. 401 with a challenge.
+    WrongCredentials,
+    /// Proven, but the nonce has expired or is another client's. 438 with a challenge.
+    StaleNonce,
+}
+
+impl AuthError {
+    /// The error code of the answer.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::NoIntegrity | Self::WrongCredentials => ErrorCode::Unauthenticated,
+            Self::BadRequest => ErrorCode::BadRequest,
+            Self::StaleNonce => ErrorCode::StaleNonce,
+        }
+    }
+}
+
+/// A request that has passed, and how its answer is to be signed.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    pub credentials: Credentials,
+    pub signature: Signature,
+}
+
+/// The integrity attribute of answers (RFC 8489 section 9.2.4, last paragraph).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// The request named no algorithm and "was processed as though PASSWORD-ALGORITHM was MD5".
+    MessageIntegrity,
+    MessageIntegritySha256,
+}
+
+impl Authenticator {
+    pub fn new(settings: &Settings) -> Self {
+        let users = Users::new(settings);
+        Self {
+            realm: settings.realm.clone(),
+            nonces: Nonces::new(settings.nonce_key.clone(), settings.nonce_lifetime),
+            offers_sha256: users.know_sha256(),
+            offers_anonymity: users.can_be_enumerated(),
+            decoy: PasswordAlgorithm::Md5.key(b"decoy", &settings.realm, settings.nonce_key.expose()),
+            users,
+        }
+    }
+
+    /// Performs "the checks listed below in the order specified" (RFC 8489 section 9.2.4).
+    ///
+    /// `held` are the credentials of the live allocation on this 5-tuple: the same user proves itself by the key that
+    /// created the allocation, so that an expired or withdrawn credential ends no running call.
+    pub fn authenticate(
+        &self,
+        request: &Message<'_>,
+        client: &FiveTuple,
+        held: Option<&Credentials>,
+        unix_seconds: u64,
+    ) -> Result<Authenticated, AuthError> {
+        if request.integrity().is_none() && request.integrity_sha256().is_none() {
+            return Err(AuthError::NoIntegrity);
+        }
+        let value = |kind| request.attribute(kind).map(|attribute| attribute.value);
+        let (username, user_hash) = (value(AttributeType::USERNAME), value(AttributeType::USERHASH));
+        let (Some(_), Some(nonce), true) =
+            (value(AttributeType::REALM), value(AttributeType::NONCE), username.is_some() || user_hash.is_some())
+        else {
+            return Err(AuthError::BadRequest);
+        };
+        let (algorithm, signature) = self.algorithm(request, nonce)?;
+        let username = match (username, user_hash) {
+            (Some(username), _) => std::str::from_utf8(username).ok(),
+            (None, hash) => hash.and_then(|hash| self.users.name_by_hash(hash)),
+        };
+        let credentials =
+            self.prove(request, username, algorithm, held, unix_seconds).ok_or(AuthError::WrongCredentials)?;
+        if !self.nonces.is_valid(nonce, client, unix_seconds) {
+            return Err(AuthError::StaleNonce);
+        }
+        Ok(Authenticated { credentials, signature })
+    }
+
+    /// The password algorithm that a request uses; a contradiction is a bid-down attack or a broken client.
+    ///
+    /// Without the feature bit the attributes were not offered along with this nonce; a client that names an algorithm
+    /// all the same is taken at its word.
+    fn algorithm(&self, request: &Message<'_>, nonce: &[u8]) -> Result<(PasswordAlgorithm, Signature), AuthError> {
+        let offered = request.attribute(AttributeType::PASSWORD_ALGORITHMS);
+        let chosen = request.attribute(AttributeType::PASSWORD_ALGORITHM);
+        match (offered, chosen) {
+            (None, None) => Ok((PasswordAlgorithm::Md5, Signature::MessageIntegrity)),
+            (Some(offered), Some(chosen)) if offered.value == PasswordAlgorithm::OFFER && self.offers_sha256 => {
+                let algorithm = PasswordAlgorithm::parse(chosen.value).ok_or(AuthError::BadRequest)?;
+                Ok((algorithm, Signature::MessageIntegritySha256))
+            }
+            (Some(_), _) | (_, Some(_)) if Features::of(nonce).password_algorithms => Err(AuthError::BadRequest),
+            (Some(_), _) | (_, Some(_)) => Ok((PasswordAlgorithm::Md5, Signature::MessageIntegrity)),
+        }
+    }
+
+    fn prove(
+        &self,
+        request: &Message<'_>,
+        username: Option<&str>,
+        algorithm: PasswordAlgorithm,
+        held: Option<&Credentials>,
+        unix_seconds: u64,
+    ) -> Option<Credentials> {
+        let username = username.unwrap_or_default();
+        if let Some(held) = held
+            && *held.username == *username
+            && held.algorithm == algorithm
+            && verifies(request, &held.key)
+        {
+            return Some(held.clone());
+        }
+        let prepared = if username.is_ascii() { None } else { opaque_string(username).ok() };
+        let prepared = prepared.as_deref().unwrap_or(username);
+        let candidates = self.users.candidates(username, prepared, algorithm, unix_seconds);
+        if candidates.is_empty() {
+            verifies(request, &self.decoy);
+        }
+        let proven = candidates.into_iter().find(|candidate| verifies(request, &candidate.key))?;
+        Some(Credentials { username: Arc::from(prepared), kind: proven.kind, algorithm, key: proven.key })
+    }
+
+    /// The challenge that answers a refused request, with a fresh nonce.
+    ///
+    /// PASSWORD-ALGORITHMS and its nonce bit go both or neither: always on streams and on answers to requests with
+    /// integrity, to an unproved UDP source only where the answer stays within twice the request.
+    pub fn challenge(
+        &self,
+        error: AuthError,
+        request: &Message<'_>,
+        client: &FiveTuple,
+        unix_seconds: u64,
+    ) -> Challenge<'_> {
+        let proved_path = client.transport.is_stream() || error != AuthError::NoIntegrity;
+        let fits = || Challenge::fits_with_algorithms(&self.realm, request, client.client.family());
+        let features = Features {
+            password_algorithms: self.offers_sha256 && (proved_path || fits()),
+            username_anonymity: self.offers_anonymity,
+        };
+        Challenge { realm: &self.realm, nonce: self.nonces.issue(client, features, unix_seconds), features }
+    }
+}
+
+/// RFC 8489 section 9.2.4: MESSAGE-INTEGRITY-SHA256 where present, else MESSAGE-INTEGRITY.
+fn verifies(request: &Message<'_>, key: &IntegrityKey) -> bool {
+    match (request.integrity_sha256(), request.integrity()) {
+        (Some(covered), _) => key.verifies_sha256(&covered),
+        (None, Some(covered)) => key.verifies_sha1(&covered),
+        (None, None) => false,
+    }
+}
+
+impl Credentials {
+    /// The name that allocations are counted under; `None` for credentials that many may share.
+    pub fn quota_name(&self) -> Option<&str> {
+        match self.kind {
+            UserKind::Named => super::credentials::TimeLimited::parse(&self.username)?.name,
+            UserKind::Shared => None,
+        }
+    }
+}

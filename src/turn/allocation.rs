@@ -1,0 +1,250 @@
+//! An allocation: its relayed addresses, permissions and channels (RFC 8656 section 6).
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::effect::Traffic;
+use super::ids::Route;
+use super::peer_policy::{PermittedPeer, Reach};
+use super::quota::QuotaGuard;
+use super::reply::Envelope;
+use super::reservation::Token;
+use crate::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
+use crate::auth::Credentials;
+use crate::stun::channel_data::ChannelNumber;
+use crate::stun::{ErrorCode, TransactionId};
+
+/// RFC 8656 section 9: "The Permission Lifetime MUST be 300 seconds (= 5 minutes)."
+pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+/// RFC 8656 section 12: "A channel binding lasts for 10 minutes unless refreshed."
+pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+
+/// The state data of RFC 8656 section 6.
+#[derive(Debug)]
+pub(super) struct Allocation {
+    pub(super) client: FiveTuple,
+    pub(super) route: Route,
+    pub(super) credentials: Credentials,
+    pub(super) relays: Relays,
+    permissions: HashMap<IpAddr, Permission, FixedState>,
+    channels: HashMap<ChannelNumber, Channel, FixedState>,
+    channels_by_peer: HashMap<PeerAddr, ChannelNumber, FixedState>,
+    pub(super) traffic: Traffic,
+    /// What a retransmission of the Allocate is answered from.
+    pub(super) created: Created,
+    /// Set until every relay socket is open; there is no allocation for anybody before.
+    pub(super) opening: Option<Box<Opening>>,
+    pub(super) _quota: QuotaGuard,
+}
+
+/// The Allocate that made it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Created {
+    pub(super) transaction: TransactionId,
+    pub(super) reservation: Option<Token>,
+    pub(super) address_error: Option<(Family, ErrorCode)>,
+}
+
+/// An Allocate whose sockets are being opened.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) envelope: Envelope,
+    /// Relay sockets not yet reported.
+    pub(super) waiting: u8,
+    /// Ports that something else on the host turned out to have.
+    pub(super) attempts: u8,
+    pub(super) even_port: Option<bool>,
+}
+
+/// At most one relayed address of each family.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Relays([Option<Relay>; 2]);
+
+/// A relayed address with its own time-to-expiry: the halves of a dual allocation are refreshed apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Relay {
+    pub(super) address: RelayedAddr,
+    pub(super) expires_at: Instant,
+}
+
+impl Relays {
+    pub(super) fn get(&self, family: Family) -> Option<&Relay> {
+        self.0[family as usize].as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, family: Family) -> Option<&mut Relay> {
+        self.0[family as usize].as_mut()
+    }
+
+    pub(super) fn insert(&mut self, relay: Relay) {
+        self.0[relay.address.family() as usize] = Some(relay);
+    }
+
+    pub(super) fn remove(&mut self, family: Family) -> Option<Relay> {
+        self.0[family as usize].take()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Relay> {
+        self.0.iter().flatten()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permission {
+    pub(super) expires_at: Instant,
+    pub(super) reach: Reach,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Channel {
+    pub(super) peer: PeerAddr,
+    pub(super) expires_at: Instant,
+}
+
+/// Why a channel cannot be bound: 400 (Bad Request).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BindConflict;
+
+impl Allocation {
+    pub(super) fn new(
+        client: FiveTuple,
+        credentials: Credentials,
+        created: Created,
+        opening: Box<Opening>,
+        quota: QuotaGuard,
+        hasher: FixedState,
+    ) -> Self {
+        Self {
+            client,
+            route: opening.envelope.route,
+            credentials,
+            relays: Relays::default(),
+            permissions: HashMap::with_hasher(hasher.clone()),
+            channels: HashMap::with_hasher(hasher.clone()),
+            channels_by_peer: HashMap::with_hasher(hasher),
+            traffic: Traffic::default(),
+            created,
+            opening: Some(opening),
+            _quota: quota,
+        }
+    }
+
+    /// Whether the relayed address of a family has not expired.
+    pub(super) fn relays_at(&self, family: Family, now: Instant) -> bool {
+        self.relays.get(family).is_some_and(|relay| now < relay.expires_at)
+    }
+
+    /// The time left until the allocation expires, by the relayed address that lives longest.
+    pub(super) fn expires_at(&self) -> Option<Instant> {
+        self.relays.iter().map(|relay| relay.expires_at).max()
+    }
+
+    /// The permission for an address, while it has not expired.
+    pub(super) fn permission(&self, ip: IpAddr, now: Instant) -> Option<&Permission> {
+        self.permissions.get(&ip).filter(|permission| now < permission.expires_at)
+    }
+
+    /// Whether installing permissions for `peers` stays within `max`; refreshes are not counted.
+    pub(super) fn has_room_for(&mut self, peers: &[PermittedPeer], max: u16, now: Instant) -> bool {
+        let new = |peers: &[PermittedPeer], permissions: &HashMap<IpAddr, Permission, FixedState>| {
+            let is_new = |(index, peer): &(usize, &PermittedPeer)| {
+                !permissions.contains_key(&peer.ip()) && !peers[..*index].iter().any(|other| other.ip() == peer.ip())
+            };
+            peers.iter().enumerate().filter(is_new).count()
+        };
+        if self.permissions.len() + new(peers, &self.permissions) > usize::from(max) {
+            self.permissions.retain(|_, permission| now < permission.expires_at);
+        }
+        let added = new(peers, &self.permissions);
+        added == 0 || self.permissions.len() + added <= usize::from(max)
+    }
+
+    /// Installs or refreshes a permission (RFC 8656 section 9).
+    pub(super) fn permit(&mut self, peer: PermittedPeer, now: Instant) {
+        let permission = Permission { expires_at: now + PERMISSION_LIFETIME, reach: peer.reach() };
+        self.permissions.insert(peer.ip(), permission);
+    }
+
+    /// The peer of a bound channel.
+    pub(super) fn channel(&self, number: ChannelNumber, now: Instant) -> Option<&Channel> {
+        self.channels.get(&number).filter(|channel| now < channel.expires_at)
+    }
+
+    /// The channel that is bound to a peer.
+    pub(super) fn channel_to(&self, peer: PeerAddr, now: Instant) -> Option<ChannelNumber> {
+        let number = *self.channels_by_peer.get(&peer)?;
+        self.channel(number, now).map(|_| number)
+    }
+
+    /// RFC 8656 section 12.2: "The channel number is not currently bound to a different transport address" and "The
+    /// transport address is not currently bound to a different channel number."
+    pub(super) fn check_binding(
+        &self,
+        number: ChannelNumber,
+        peer: PeerAddr,
+        now: Instant,
+    ) -> Result<(), BindConflict> {
+        let other_peer = self.channel(number, now).is_some_and(|channel| channel.peer != peer);
+        let other_number = self.channel_to(peer, now).is_some_and(|bound| bound != number);
+        if other_peer || other_number { Err(BindConflict) } else { Ok(()) }
+    }
+
+    /// Whether one more channel stays within `max`; a refresh is not counted.
+    pub(super) fn has_room_for_channel(&mut self, number: ChannelNumber, max: u16, now: Instant) -> bool {
+        let is_bound = self.channel(number, now).is_some();
+        is_bound || self.channels.values().filter(|channel| now < channel.expires_at).count() < usize::from(max)
+    }
+
+    /// Binds or refreshes a channel that [`Self::check_binding`] has passed; returns bindings that it takes the place of,
+    /// which have expired.
+    pub(super) fn bind(
+        &mut self,
+        number: ChannelNumber,
+        peer: PeerAddr,
+        now: Instant,
+    ) -> Vec<(ChannelNumber, PeerAddr)> {
+        let channel = Channel { peer, expires_at: now + CHANNEL_LIFETIME };
+        let mut replaced = Vec::new();
+        if let Some(old) = self.channels.insert(number, channel).filter(|old| old.peer != peer) {
+            self.channels_by_peer.remove(&old.peer);
+            replaced.push((number, old.peer));
+        }
+        if let Some(old) = self.channels_by_peer.insert(peer, number).filter(|old| *old != number) {
+            self.channels.remove(&old);
+            replaced.push((old, peer));
+        }
+        replaced
+    }
+
+    /// Takes out the channels that are `gone`; sorted, so that a run can be repeated.
+    pub(super) fn unbind(&mut self, gone: impl Fn(&Channel) -> bool) -> Vec<(ChannelNumber, PeerAddr)> {
+        let mut unbound: Vec<_> = self
+            .channels
+            .extract_if(|_, channel| gone(channel))
+            .map(|(number, channel)| (number, channel.peer))
+            .collect();
+        unbound.sort_unstable();
+        for (number, peer) in &unbound {
+            if self.channels_by_peer.get(peer) == Some(number) {
+                self.channels_by_peer.remove(peer);
+            }
+        }
+        unbound
+    }
+
+    /// Takes out permissions that have expired, and those of a family that is gone.
+    pub(super) fn forget_permissions(&mut self, now: Instant, gone: Option<Family>) {
+        self.permissions.retain(|ip, permission| now < permission.expires_at && Some(Family::of(*ip)) != gone);
+    }
+
+    /// When something of it expires next.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let relays = self.relays.iter().map(|relay| relay.expires_at);
+        let permissions = self.permissions.values().map(|permission| permission.expires_at);
+        let channels = self.channels.values().map(|channel| channel.expires_at);
+        relays.chain(permissions).chain(channels).min()
+    }
+}

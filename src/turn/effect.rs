@@ -1,0 +1,126 @@
+//! What the server asks of its shell, and what becomes of each packet.
+
+use std::ops::Range;
+
+use super::ids::{RelayId, Route, WorkerId};
+use crate::address::{FiveTuple, PeerAddr, RelayedAddr};
+use crate::stun::channel_data::ChannelNumber;
+
+/// Room that every prefix fits into: a Data indication to an IPv6 peer has 20 bytes of header, 24 of XOR-PEER-ADDRESS
+/// and 4 of DATA.
+pub const PREFIX_LEN_MAX: usize = 48;
+
+/// Application data on its way; `payload` is a range of the bytes that were handed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// One datagram from a relay socket to a peer.
+    ToPeer { relay: RelayId, peer: PeerAddr, payload: Range<usize>, dont_fragment: bool },
+    /// One message to a client: `prefix`, the payload, and `padding` zero bytes.
+    ToClient { route: Route, client: FiveTuple, prefix: Prefix, payload: Range<usize>, padding: u8 },
+    /// To a client of another worker, which is to call [`super::Server::handle_neighbour`].
+    ToWorker { worker: WorkerId, relay: RelayId, from: PeerAddr, payload: Range<usize> },
+}
+
+/// The bytes in front of a payload: a ChannelData header or the beginning of a Data indication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    bytes: [u8; PREFIX_LEN_MAX],
+    len: u8,
+}
+
+impl Prefix {
+    /// Takes at most [`PREFIX_LEN_MAX`] bytes.
+    pub(super) fn new(parts: &[&[u8]]) -> Self {
+        let (mut bytes, mut len) = ([0; PREFIX_LEN_MAX], 0);
+        for part in parts {
+            bytes[len..len + part.len()].copy_from_slice(part);
+            len += part.len();
+        }
+        Self { bytes, len: len as u8 }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// Everything but application data: to be drained after each `handle_*` and carried out in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A STUN message to a client; its bytes are [`super::Server::reply_bytes`] until the queue is empty.
+    Reply { route: Route, client: FiveTuple, bytes: Range<usize> },
+    /// Bind a relay socket, and hold the next-higher port where asked; then call `handle_relay_opened`.
+    OpenRelay { relay: RelayId, address: RelayedAddr, source: RelaySource, hold_next: bool },
+    /// Close a relay socket; then call `handle_port_closed`.
+    CloseRelay { relay: RelayId, address: RelayedAddr },
+    /// Close a held socket that nobody redeemed; then call `handle_port_closed`.
+    CloseHeld { address: RelayedAddr },
+    /// A channel is open: bound and permitted. Comes behind the success response.
+    ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
+    /// A channel is not open any more.
+    ChannelClosed { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
+    /// An allocation has ended.
+    AllocationEnded(Box<Ended>),
+}
+
+/// Where the socket of a relayed address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelaySource {
+    /// It is to be bound now.
+    Fresh,
+    /// It is held since an EVEN-PORT reserved it.
+    Held,
+}
+
+/// Why a relay socket could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Something else on this host has the port: another one is tried.
+    AddressInUse,
+    /// Descriptors, memory or the address itself are missing: 508.
+    Exhausted,
+}
+
+/// The record of an allocation that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub username: std::sync::Arc<str>,
+    pub client: FiveTuple,
+    pub relayed: Vec<std::net::SocketAddr>,
+    pub traffic: Traffic,
+    pub reason: EndReason,
+}
+
+/// Why an allocation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its time ran out.
+    Expired,
+    /// The client refreshed it with a lifetime of zero.
+    Released,
+    /// The client's connection is gone.
+    ClientClosed,
+    /// The operator or a limit ended it.
+    Evicted,
+}
+
+impl EndReason {
+    /// The name in session records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Released => "released",
+            Self::ClientClosed => "client_closed",
+            Self::Evicted => "evicted",
+        }
+    }
+}
+
+/// Application data of one allocation, payload bytes alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub packets_to_peers: u64,
+    pub bytes_to_peers: u64,
+    pub packets_to_client: u64,
+    pub bytes_to_client: u64,
+}

@@ -1,0 +1,243 @@
+//! Application data both ways. [hot]: nothing here allocates.
+
+use std::ops::Range;
+
+use rand::RngExt;
+
+use super::allocation::Allocation;
+use super::effect::{Effect, Forward, Prefix};
+use super::ids::RelayId;
+use super::outcome::{DropReason, Outcome};
+use super::peer_policy::Reach;
+use super::server::{Now, Server};
+use crate::address::{FiveTuple, PeerAddr};
+use crate::stun::attribute::XorAddress;
+use crate::stun::message::ATTRIBUTE_HEADER_LEN;
+use crate::stun::{AttributeType, Builder, ChannelData, Class, Message, Method, TransactionId, header};
+
+/// The longest UDP payload: 65,535 bytes less the IPv4 and UDP headers.
+const DATAGRAM_LEN_MAX: usize = 65_507;
+
+impl Server {
+    /// A ChannelData message from a client (RFC 8656 section 12.6).
+    pub(super) fn channel_data(&mut self, now: Now, client: &FiveTuple, bytes: &[u8]) -> Result<Forward, DropReason> {
+        let data = ChannelData::parse(bytes).ok_or(DropReason::MalformedChannelData)?;
+        let id = self.table.find(client).ok_or(DropReason::NoAllocation)?;
+        let allocation = self.table.get(id).ok_or(DropReason::NoAllocation)?;
+        let peer = allocation.channel(data.channel, now.instant).ok_or(DropReason::NoChannel)?.peer;
+        self.send(now, RelayId { allocation: id, family: peer.family() }, peer, data.data(), false)
+    }
+
+    /// A Send indication from a client (RFC 8656 section 11.2).
+    pub(super) fn send_indication(
+        &mut self,
+        now: Now,
+        client: &FiveTuple,
+        message: &Message<'_>,
+    ) -> Result<Forward, DropReason> {
+        let (mut peer, mut payload, mut dont_fragment) = (None, None, false);
+        for attribute in message.attributes() {
+            match attribute.kind {
+                AttributeType::XOR_PEER_ADDRESS if peer.is_none() => {
+                    let address = attribute.as_xor_address(message.transaction_id());
+                    peer = Some(address.ok_or(DropReason::IncompleteSend)?);
+                }
+                AttributeType::DATA if payload.is_none() => {
+                    let start = message.offset_of(&attribute);
+                    payload = Some(start..start + attribute.value.len());
+                }
+                AttributeType::DONT_FRAGMENT => dont_fragment = true,
+                kind if kind.is_comprehension_required() && !kind.is_known() => {
+                    return Err(DropReason::UnknownAttribute);
+                }
+                _ => {}
+            }
+        }
+        let (Some(peer), Some(payload)) = (peer, payload) else { return Err(DropReason::IncompleteSend) };
+        let peer = PeerAddr::new(peer);
+        let allocation = self.table.find(client).ok_or(DropReason::NoAllocation)?;
+        self.send(now, RelayId { allocation, family: peer.family() }, peer, payload, dont_fragment)
+    }
+
+    /// A datagram at a relayed address, from the network or from another allocation (RFC 8656 section 11.3).
+    pub(super) fn deliver(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        from: PeerAddr,
+        payload: Range<usize>,
+    ) -> Result<Forward, DropReason> {
+        let allocation = self.table.get_mut(relay.allocation).ok_or(DropReason::NoRelay)?;
+        if !allocation.relays_at(relay.family, now.instant) {
+            return Err(DropReason::NoRelay);
+        }
+        // RFC 8656 section 9: "only addresses are compared and port numbers are not considered".
+        allocation.permission(from.ip(), now.instant).ok_or(DropReason::NoPermission)?;
+        let (prefix, padding) = match allocation.channel_to(from, now.instant) {
+            // RFC 8656 section 12.5: the server "MUST use the ChannelData message if a channel has been bound".
+            Some(channel) => {
+                let len = u16::try_from(payload.len()).map_err(|_| DropReason::TooLong)?;
+                let header = ChannelData::header(channel, len);
+                let padding = if allocation.client.transport.is_stream() { padding(payload.len()) } else { 0 };
+                (Prefix::new(&[&header]), padding)
+            }
+            None => {
+                let id = TransactionId(self.rng.random());
+                (data_indication(id, from, payload.len())?, padding(payload.len()))
+            }
+        };
+        let len = prefix.as_bytes().len() + payload.len() + usize::from(padding);
+        if !allocation.client.transport.is_stream() && len > DATAGRAM_LEN_MAX {
+            return Err(DropReason::TooLong);
+        }
+        allocation.traffic.packets_to_client += 1;
+        allocation.traffic.bytes_to_client += payload.len() as u64;
+        Ok(Forward::ToClient { route: allocation.route, client: allocation.client, prefix, payload, padding })
+    }
+
+    /// Data of a client to a peer: the permission decides, and where it leads.
+    fn send(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        peer: PeerAddr,
+        payload: Range<usize>,
+        dont_fragment: bool,
+    ) -> Result<Forward, DropReason> {
+        let allocation = self.table.get_mut(relay.allocation).ok_or(DropReason::NoAllocation)?;
+        if allocation.opening.is_some() || !allocation.relays_at(relay.family, now.instant) {
+            return Err(DropReason::NoAllocation);
+        }
+        let reach = allocation.permission(peer.ip(), now.instant).ok_or(DropReason::NoPermission)?.reach;
+        if peer.port() == 0 {
+            return Err(DropReason::ForbiddenPort);
+        }
+        if payload.len() > DATAGRAM_LEN_MAX {
+            return Err(DropReason::TooLong);
+        }
+        let forward = match reach {
+            Reach::Network => Forward::ToPeer { relay, peer, payload: payload.clone(), dont_fragment },
+            Reach::OwnRelays | Reach::OwnHost => {
+                self.send_to_own(now, relay, peer, payload.clone(), reach, dont_fragment)?
+            }
+        };
+        if let Some(allocation) = self.table.get_mut(relay.allocation) {
+            allocation.traffic.packets_to_peers += 1;
+            allocation.traffic.bytes_to_peers += payload.len() as u64;
+        }
+        Ok(forward)
+    }
+
+    /// Data to one of this host's addresses: to the live relay there in memory, else only where the operator allows it.
+    fn send_to_own(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        peer: PeerAddr,
+        payload: Range<usize>,
+        reach: Reach,
+        dont_fragment: bool,
+    ) -> Result<Forward, DropReason> {
+        let Some(live) = self.shared.ports.live(peer) else {
+            let permitted = reach == Reach::OwnHost && self.peers.permits_port(peer.port());
+            return if permitted {
+                Ok(Forward::ToPeer { relay, peer, payload, dont_fragment })
+            } else {
+                Err(DropReason::ForbiddenPort)
+            };
+        };
+        let own = self.relayed_address(relay).ok_or(DropReason::NoRelay)?;
+        // The peer knows this client by the address that it would have seen on the way that was named.
+        let from = if live.advertised { self.shared.ports.public(own) } else { own.socket_addr() };
+        let from = PeerAddr::new(from);
+        if live.worker == self.worker {
+            self.deliver(now, live.relay, from, payload)
+        } else {
+            Ok(Forward::ToWorker { worker: live.worker, relay: live.relay, from, payload })
+        }
+    }
+
+    /// An ICMP error about a datagram that went from a relayed address to a peer (RFC 8656 section 11.5).
+    pub fn handle_peer_error(&mut self, now: Now, relay: RelayId, error: IcmpError) {
+        if let Err(reason) = self.peer_error(now, relay, error) {
+            self.count(Outcome::Dropped(reason));
+        }
+    }
+
+    fn peer_error(&mut self, now: Now, relay: RelayId, error: IcmpError) -> Result<(), DropReason> {
+        if !error.is_relevant() {
+            return Err(DropReason::IrrelevantIcmp);
+        }
+        let allocation: &Allocation = self.table.get(relay.allocation).ok_or(DropReason::NoRelay)?;
+        if allocation.opening.is_some() || !allocation.relays_at(relay.family, now.instant) {
+            return Err(DropReason::NoRelay);
+        }
+        allocation.permission(error.peer.ip(), now.instant).ok_or(DropReason::NoPermission)?;
+        let (route, client) = (allocation.route, allocation.client);
+        let id = TransactionId(self.rng.random());
+        let start = self.replies.len();
+        Builder::new(&mut self.replies, Method::Data, Class::Indication, id)
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, error.peer.socket_addr())
+            .attribute(AttributeType::ICMP, &error.attribute());
+        self.effects.push_back(Effect::Reply { route, client, bytes: start..self.replies.len() });
+        self.count(Outcome::ToClient);
+        Ok(())
+    }
+}
+
+/// An ICMP or ICMPv6 error message that quotes a datagram of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// The destination of the quoted datagram.
+    pub peer: PeerAddr,
+    pub kind: u8,
+    pub code: u8,
+    /// The next hop's MTU in bytes, for the kinds that report one.
+    pub mtu: u32,
+}
+
+impl IcmpError {
+    /// RFC 8656 section 11.5: "the type is either 3 or 11 for an ICMPv4 packet or either 1, 2, or 3 for an ICMPv6".
+    fn is_relevant(self) -> bool {
+        match self.peer.socket_addr() {
+            std::net::SocketAddr::V4(_) => matches!(self.kind, 3 | 11),
+            std::net::SocketAddr::V6(_) => matches!(self.kind, 1..=3),
+        }
+    }
+
+    /// The value of the ICMP attribute (RFC 8656 section 18.13): Error Data is the MTU for "packet too big" and
+    /// "fragmentation needed" and zero for the rest. Type and Code are ICMP's octets, in the last two of the first word.
+    fn attribute(self) -> [u8; 8] {
+        let reports_mtu = match self.peer.socket_addr() {
+            std::net::SocketAddr::V4(_) => (self.kind, self.code) == (3, 4),
+            std::net::SocketAddr::V6(_) => self.kind == 2,
+        };
+        let [a, b, c, d] = if reports_mtu { self.mtu } else { 0 }.to_be_bytes();
+        [0, 0, self.kind, self.code, a, b, c, d]
+    }
+}
+
+/// The bytes of a Data indication in front of its payload (RFC 8656 section 11.3).
+fn data_indication(id: TransactionId, from: PeerAddr, payload_len: usize) -> Result<Prefix, DropReason> {
+    let address = XorAddress::new(from.socket_addr(), id);
+    let address = address.as_bytes();
+    let len = 2 * ATTRIBUTE_HEADER_LEN + address.len() + payload_len.next_multiple_of(4);
+    let len = u16::try_from(len).map_err(|_| DropReason::TooLong)?;
+    let attribute = |kind: AttributeType, len: usize| {
+        let ([a, b], [c, d]) = (kind.0.to_be_bytes(), (len as u16).to_be_bytes());
+        [a, b, c, d]
+    };
+    Ok(Prefix::new(&[
+        &header::join_type(Method::Data, Class::Indication).to_be_bytes(),
+        &len.to_be_bytes(),
+        &header::MAGIC_COOKIE.to_be_bytes(),
+        &id.0,
+        &attribute(AttributeType::XOR_PEER_ADDRESS, address.len()),
+        address,
+        &attribute(AttributeType::DATA, payload_len),
+    ]))
+}
+
+fn padding(len: usize) -> u8 {
+    (len.next_multiple_of(4) - len) as u8
+}

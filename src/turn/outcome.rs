@@ -1,0 +1,182 @@
+//! What became of each datagram: every one ends in exactly one [`Outcome`], counted in one place.
+
+use crate::stun::message::ParseError;
+use crate::stun::{ErrorCode, Method};
+
+/// Why x what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Relayed to a peer through the network.
+    ToPeer,
+    /// Relayed to the client of the allocation.
+    ToClient,
+    /// Handed to another worker, which counts it as well.
+    ToWorker,
+    /// A request that succeeded, or whose success is on its way.
+    Succeeded(Method),
+    /// A request that was refused.
+    Refused(Method, ErrorCode),
+    /// A Binding indication: a keepalive (RFC 8489 section 6.3.2), nothing to do.
+    Keepalive,
+    /// Nothing was sent.
+    Dropped(DropReason),
+}
+
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Neither STUN nor ChannelData.
+    UnknownProtocol,
+    /// Not well-formed.
+    Malformed(ParseError),
+    /// A ChannelData message that is shorter than it claims, or with a channel number that is none.
+    MalformedChannelData,
+    /// A response, or a class that the method does not have.
+    UnexpectedClass,
+    /// A method whose extension is switched off.
+    MethodOff,
+    /// An indication with an unknown comprehension-required attribute.
+    UnknownAttribute,
+    /// A Send indication without XOR-PEER-ADDRESS or DATA, or a malformed one.
+    IncompleteSend,
+    /// Data on a 5-tuple without allocation.
+    NoAllocation,
+    /// Data on a channel that is not bound.
+    NoChannel,
+    /// No permission for the peer's address.
+    NoPermission,
+    /// The peer's port is not permitted: port 0, or an own port that is no live relayed address.
+    ForbiddenPort,
+    /// A relay that is gone.
+    NoRelay,
+    /// The message around the payload would outgrow what the transport carries.
+    TooLong,
+    /// The same request is being worked on.
+    InProgress,
+    /// An ICMP error that RFC 8656 section 11.5 does not relay.
+    IrrelevantIcmp,
+    /// Source port 0: nothing can be answered there.
+    NoSourcePort,
+}
+
+impl DropReason {
+    /// Every reason, for tables of counters.
+    pub const ALL: [Self; 20] = [
+        Self::UnknownProtocol,
+        Self::Malformed(ParseError::NotStun),
+        Self::Malformed(ParseError::Length),
+        Self::Malformed(ParseError::UnknownMethod),
+        Self::Malformed(ParseError::Attribute),
+        Self::Malformed(ParseError::Fingerprint),
+        Self::MalformedChannelData,
+        Self::UnexpectedClass,
+        Self::MethodOff,
+        Self::UnknownAttribute,
+        Self::IncompleteSend,
+        Self::NoAllocation,
+        Self::NoChannel,
+        Self::NoPermission,
+        Self::ForbiddenPort,
+        Self::NoRelay,
+        Self::TooLong,
+        Self::InProgress,
+        Self::IrrelevantIcmp,
+        Self::NoSourcePort,
+    ];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnknownProtocol => "unknown_protocol",
+            Self::Malformed(ParseError::NotStun) => "not_stun",
+            Self::Malformed(ParseError::Length) => "wrong_length",
+            Self::Malformed(ParseError::UnknownMethod) => "unknown_method",
+            Self::Malformed(ParseError::Attribute) => "malformed_attribute",
+            Self::Malformed(ParseError::Fingerprint) => "wrong_fingerprint",
+            Self::MalformedChannelData => "malformed_channel_data",
+            Self::UnexpectedClass => "unexpected_class",
+            Self::MethodOff => "method_off",
+            Self::UnknownAttribute => "unknown_attribute",
+            Self::IncompleteSend => "incomplete_send",
+            Self::NoAllocation => "no_allocation",
+            Self::NoChannel => "no_channel",
+            Self::NoPermission => "no_permission",
+            Self::ForbiddenPort => "forbidden_port",
+            Self::NoRelay => "no_relay",
+            Self::TooLong => "too_long",
+            Self::InProgress => "in_progress",
+            Self::IrrelevantIcmp => "irrelevant_icmp",
+            Self::NoSourcePort => "no_source_port",
+        }
+    }
+}
+
+/// Counts of one worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub to_peer: u64,
+    pub to_client: u64,
+    pub to_worker: u64,
+    pub keepalive: u64,
+    succeeded: [u64; Method::ALL.len()],
+    refused: [[u64; ErrorCode::ALL.len()]; Method::ALL.len()],
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+impl Counters {
+    pub(super) fn record(&mut self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::ToPeer => &mut self.to_peer,
+            Outcome::ToClient => &mut self.to_client,
+            Outcome::ToWorker => &mut self.to_worker,
+            Outcome::Keepalive => &mut self.keepalive,
+            Outcome::Succeeded(method) => &mut self.succeeded[method as usize],
+            Outcome::Refused(method, code) => &mut self.refused[method as usize][code as usize],
+            Outcome::Dropped(reason) => &mut self.dropped[reason_index(reason)],
+        };
+        *counter += 1;
+    }
+
+    /// How many requests of a method succeeded.
+    pub fn succeeded(&self, method: Method) -> u64 {
+        self.succeeded[method as usize]
+    }
+
+    /// How many requests of a method were refused with a code.
+    pub fn refused(&self, method: Method, code: ErrorCode) -> u64 {
+        self.refused[method as usize][code as usize]
+    }
+
+    /// How many datagrams were dropped for a reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason_index(reason)]
+    }
+}
+
+fn reason_index(reason: DropReason) -> usize {
+    DropReason::ALL.iter().position(|other| *other == reason).expect("ALL has every reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_name_of_its_own() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        let mut counters = Counters::default();
+        for reason in DropReason::ALL {
+            counters.record(Outcome::Dropped(reason));
+            assert_eq!(counters.dropped(reason), 1);
+        }
+    }
+
+    #[test]
+    fn methods_and_codes_index_their_tables() {
+        assert!(Method::ALL.iter().enumerate().all(|(index, method)| *method as usize == index));
+        assert!(ErrorCode::ALL.iter().enumerate().all(|(index, code)| *code as usize == index));
+    }
+}

@@ -1,0 +1,141 @@
+//! How many allocations a user, a source and all together may have.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::settings::Limits;
+
+/// Counts of live allocations, shared by all workers.
+#[derive(Debug, Default)]
+pub struct Quotas {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    users: HashMap<Arc<str>, u32>,
+    prefixes: HashMap<IpAddr, u32>,
+    total: u32,
+}
+
+/// A place in the quotas, given back when it is dropped: it belongs to the allocation that it paid for.
+#[derive(Debug)]
+pub(super) struct QuotaGuard {
+    quotas: Arc<Quotas>,
+    user: Option<Arc<str>>,
+    prefix: IpAddr,
+}
+
+/// Which quota is full: 486 (Allocation Quota Reached).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaReached {
+    User,
+    Prefix,
+    Total,
+}
+
+impl Quotas {
+    /// Takes a place for one allocation; `user` is `None` where many may share a name.
+    pub(super) fn acquire(
+        self: &Arc<Self>,
+        limits: &Limits,
+        user: Option<&str>,
+        client: IpAddr,
+    ) -> Result<QuotaGuard, QuotaReached> {
+        let prefix = source_prefix(client);
+        let user: Option<Arc<str>> = user.map(Arc::from);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |limit: u32, count: u32| limit != 0 && count >= limit;
+        let of_user = user.as_ref().and_then(|user| counts.users.get(user)).copied().unwrap_or(0);
+        if full(limits.allocations_per_user, of_user) {
+            return Err(QuotaReached::User);
+        }
+        if full(limits.allocations_per_prefix, counts.prefixes.get(&prefix).copied().unwrap_or(0)) {
+            return Err(QuotaReached::Prefix);
+        }
+        if full(limits.allocations_total, counts.total) {
+            return Err(QuotaReached::Total);
+        }
+        counts.total += 1;
+        *counts.prefixes.entry(prefix).or_default() += 1;
+        if let Some(user) = &user {
+            *counts.users.entry(Arc::clone(user)).or_default() += 1;
+        }
+        Ok(QuotaGuard { quotas: Arc::clone(self), user, prefix })
+    }
+
+    /// How many allocations there are.
+    pub fn total(&self) -> u32 {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+}
+
+impl Drop for QuotaGuard {
+    fn drop(&mut self) {
+        let mut counts = self.quotas.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.total -= 1;
+        give_back(&mut counts.prefixes, &self.prefix);
+        if let Some(user) = &self.user {
+            give_back(&mut counts.users, user);
+        }
+    }
+}
+
+fn give_back<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+/// The part of a client's address that one subscriber usually has: IPv4 /32, IPv6 /64.
+pub(super) fn source_prefix(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & (u128::MAX << 64)).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        allocations_per_user: 2,
+        allocations_total: 4,
+        allocations_per_prefix: 3,
+        permissions_per_allocation: 1,
+        channels_per_allocation: 1,
+    };
+
+    #[test]
+    fn each_quota_is_enforced_and_given_back() {
+        let quotas = Arc::new(Quotas::default());
+        let acquire = |user: Option<&str>, ip: &str| quotas.acquire(&LIMITS, user, ip.parse().unwrap());
+        let first = acquire(Some("alice"), "2001:db8::1").unwrap();
+        let _second = acquire(Some("alice"), "2001:db8::2").unwrap();
+        assert_eq!(acquire(Some("alice"), "192.0.2.1").unwrap_err(), QuotaReached::User);
+        let _third = acquire(None, "2001:db8::3").unwrap();
+        assert_eq!(acquire(None, "2001:db8::ffff").unwrap_err(), QuotaReached::Prefix);
+        let _fourth = acquire(None, "192.0.2.1").unwrap();
+        assert_eq!(acquire(None, "192.0.2.2").unwrap_err(), QuotaReached::Total);
+        drop(first);
+        let fifth = acquire(Some("alice"), "192.0.2.2").unwrap();
+        drop((fifth, _second, _third, _fourth));
+        let counts = quotas.counts.lock().unwrap();
+        assert_eq!((counts.total, counts.users.len(), counts.prefixes.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let limits = Limits { allocations_per_user: 0, allocations_total: 0, allocations_per_prefix: 0, ..LIMITS };
+        let quotas = Arc::new(Quotas::default());
+        let guards: Vec<_> =
+            (0..100).map(|_| quotas.acquire(&limits, Some("a"), "192.0.2.1".parse().unwrap()).unwrap()).collect();
+        assert_eq!(quotas.total(), 100);
+        drop(guards);
+    }
+}

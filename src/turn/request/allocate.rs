@@ -1,0 +1,317 @@
+//! Allocate (RFC 8656 section 7.2), step by step.
+
+use std::net::SocketAddr;
+
+use rand::RngExt;
+
+use super::super::allocation::{Allocation, Created, Opening, Relay};
+use super::super::effect::{Effect, OpenError, RelaySource};
+use super::super::ids::{AllocationId, RelayId};
+use super::super::ports::Parity;
+use super::super::reservation::{RESERVATION_LIFETIME, Token};
+use super::super::server::{Now, Server};
+use super::{Rejection, Request};
+use crate::address::{Family, RelayedAddr};
+use crate::stun::{AttributeType, ErrorCode, Message};
+
+/// REQUESTED-TRANSPORT of UDP: the protocol number of the IP header.
+const PROTOCOL_UDP: u8 = 17;
+/// Ports tried when something else on the host has the chosen one.
+const ATTEMPTS_MAX: u8 = 16;
+
+/// Which relayed addresses a request asks for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    family: Family,
+    /// ADDITIONAL-ADDRESS-FAMILY: an IPv6 address beside the IPv4 one.
+    additional: bool,
+    /// EVEN-PORT with its R bit.
+    even_port: Option<bool>,
+    token: Option<Token>,
+}
+
+impl Server {
+    pub(super) fn allocate(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
+        if let Some(id) = self.in_use(request) {
+            return self.repeat(request, id);
+        }
+        let wanted = self.wanted(request)?;
+        let requested = self.requested_lifetime(request)?;
+        let expires_at = request.now.instant + self.granted_lifetime(requested);
+        if let Some(token) = wanted.token
+            && !self.shared.reservations.is_valid(token, request.now.instant)
+        {
+            return Err(ErrorCode::InsufficientCapacity.into());
+        }
+        let client = request.envelope.client;
+        let user = request.credentials.quota_name();
+        let quotas = &self.shared.quotas;
+        let quota = quotas
+            .acquire(&self.settings.limits, user, client.client.ip())
+            .map_err(|_| ErrorCode::AllocationQuotaReached)?;
+        let (claims, address_error) = self.claim(&wanted, request.now)?;
+        let created = Created { transaction: request.envelope.transaction, reservation: None, address_error };
+        let opening = Box::new(Opening {
+            envelope: request.envelope.clone(),
+            waiting: claims.iter().flatten().count() as u8,
+            attempts: 0,
+            even_port: wanted.even_port,
+        });
+        let credentials = request.credentials.clone();
+        let mut allocation = Allocation::new(client, credentials, created, opening, quota, self.hasher.clone());
+        for address in claims.into_iter().flatten() {
+            allocation.relays.insert(Relay { address, expires_at });
+        }
+        let id = self.table.insert(allocation);
+        self.rearm(id);
+        let source = if wanted.token.is_some() { RelaySource::Held } else { RelaySource::Fresh };
+        let hold_next = wanted.even_port == Some(true);
+        for address in claims.into_iter().flatten() {
+            let relay = RelayId { allocation: id, family: address.family() };
+            self.effects.push_back(Effect::OpenRelay { relay, address, source, hold_next });
+        }
+        Ok(())
+    }
+
+    /// Step 2: the allocation that has the 5-tuple; one whose time is over does not.
+    fn in_use(&mut self, request: &Request<'_>) -> Option<AllocationId> {
+        let id = self.table.find(&request.envelope.client)?;
+        let allocation = self.table.get(id)?;
+        if allocation.expires_at().is_some_and(|expires_at| request.now.instant < expires_at) {
+            return Some(id);
+        }
+        self.end(id, super::super::effect::EndReason::Expired);
+        None
+    }
+
+    /// A retransmission of the Allocate that made the allocation gets the same answer, anything else 437.
+    fn repeat(&mut self, request: &Request<'_>, id: AllocationId) -> Result<(), Rejection> {
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        let same = allocation.created.transaction == request.envelope.transaction
+            && allocation.credentials.username == request.credentials.username;
+        if !same {
+            return Err(ErrorCode::AllocationMismatch.into());
+        }
+        if allocation.opening.is_some() {
+            return Err(Rejection::InProgress);
+        }
+        self.answer_allocate(&request.envelope.clone(), id, request.now);
+        Ok(())
+    }
+
+    /// Steps 3 to 9, as far as they concern the request itself.
+    fn wanted(&self, request: &Request<'_>) -> Result<Wanted, Rejection> {
+        let message = &request.message;
+        let transport = message.attribute(AttributeType::REQUESTED_TRANSPORT).and_then(|it| it.as_code());
+        if transport.ok_or(ErrorCode::BadRequest)? != PROTOCOL_UDP {
+            return Err(ErrorCode::UnsupportedTransportProtocol.into());
+        }
+        let even_port = parsed(message, AttributeType::EVEN_PORT, |it| it.as_even_port())?;
+        let requested = parsed(message, AttributeType::REQUESTED_ADDRESS_FAMILY, |it| it.as_family())?;
+        let additional = parsed(message, AttributeType::ADDITIONAL_ADDRESS_FAMILY, |it| it.as_family())?;
+        let token = parsed(message, AttributeType::RESERVATION_TOKEN, |it| it.as_token())?;
+        if token.is_some() && (even_port.is_some() || requested.is_some() || additional.is_some()) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        if requested.is_some() && additional.is_some() {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let family = match requested {
+            None => Family::V4,
+            Some(family) => family.ok_or(ErrorCode::AddressFamilyNotSupported)?,
+        };
+        if additional.is_some() && even_port == Some(true) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        // Step 9: "the attribute value of 0x02 (IPv6 address) is the only valid value in Allocate request".
+        if additional.is_some_and(|family| family != Some(Family::V6)) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let served = self.settings.serves(family) || additional.is_some() && self.settings.serves(Family::V6);
+        if !served && token.is_none() {
+            return Err(ErrorCode::AddressFamilyNotSupported.into());
+        }
+        Ok(Wanted { family, additional: additional.is_some(), even_port, token })
+    }
+
+    /// Claims the ports; of a dual allocation one address is enough, with the reason why the other is missing.
+    #[expect(clippy::type_complexity, reason = "a pair of the two things that claiming finds out")]
+    fn claim(
+        &mut self,
+        wanted: &Wanted,
+        now: Now,
+    ) -> Result<([Option<RelayedAddr>; 2], Option<(Family, ErrorCode)>), Rejection> {
+        if let Some(token) = wanted.token {
+            let address = self.shared.reservations.redeem(token, now.instant);
+            return Ok(([Some(address.ok_or(ErrorCode::InsufficientCapacity)?), None], None));
+        }
+        let parity = match wanted.even_port {
+            None => Parity::Any,
+            Some(false) => Parity::Even,
+            Some(true) => Parity::EvenPair,
+        };
+        let first = self.claim_family(wanted.family, parity);
+        if !wanted.additional {
+            return Ok(([Some(first?), None], None));
+        }
+        match (first, self.claim_family(wanted.family.other(), parity)) {
+            (Ok(first), Ok(second)) => Ok(([Some(first), Some(second)], None)),
+            (Ok(first), Err(code)) => Ok(([Some(first), None], Some((wanted.family.other(), code)))),
+            (Err(code), Ok(second)) => Ok(([None, Some(second)], Some((wanted.family, code)))),
+            (Err(code), Err(_)) => Err(code.into()),
+        }
+    }
+
+    fn claim_family(&mut self, family: Family, parity: Parity) -> Result<RelayedAddr, ErrorCode> {
+        if !self.settings.serves(family) {
+            return Err(ErrorCode::AddressFamilyNotSupported);
+        }
+        self.shared.ports.claim(family, parity, &mut self.rng).ok_or(ErrorCode::InsufficientCapacity)
+    }
+
+    /// The shell has opened a relay socket, or could not.
+    pub(in super::super) fn relay_opened(&mut self, now: Now, relay: RelayId, result: Result<(), OpenError>) {
+        let id = relay.allocation;
+        let Some(address) = self.relayed_address(relay) else { return };
+        let Some(opening) = self.table.get_mut(id).and_then(|allocation| allocation.opening.as_mut()) else { return };
+        match result {
+            Ok(()) => {
+                opening.waiting -= 1;
+                if opening.waiting == 0 {
+                    self.finish_allocate(now, id);
+                }
+            }
+            Err(OpenError::AddressInUse) if opening.attempts < ATTEMPTS_MAX => {
+                opening.attempts += 1;
+                let even_port = opening.even_port;
+                self.try_another_port(now, relay, address, even_port);
+            }
+            Err(OpenError::AddressInUse | OpenError::Exhausted) => self.give_up(now, relay, address),
+        }
+    }
+
+    fn try_another_port(&mut self, now: Now, relay: RelayId, taken: RelayedAddr, even_port: Option<bool>) {
+        let parity = match even_port {
+            None => Parity::Any,
+            Some(false) => Parity::Even,
+            Some(true) => Parity::EvenPair,
+        };
+        // The taken port stays claimed until another one is, so that it is not chosen again.
+        let claimed = self.claim_family(relay.family, parity);
+        self.release_claim(taken, even_port);
+        match claimed {
+            Ok(address) => {
+                if let Some(slot) = self.table.get_mut(relay.allocation).and_then(|it| it.relays.get_mut(relay.family))
+                {
+                    slot.address = address;
+                }
+                let (source, hold_next) = (RelaySource::Fresh, even_port == Some(true));
+                self.effects.push_back(Effect::OpenRelay { relay, address, source, hold_next });
+            }
+            Err(_) => self.abandon(now, relay),
+        }
+    }
+
+    fn give_up(&mut self, now: Now, relay: RelayId, address: RelayedAddr) {
+        let even_port = self
+            .table
+            .get(relay.allocation)
+            .and_then(|allocation| allocation.opening.as_ref())
+            .and_then(|opening| opening.even_port);
+        self.release_claim(address, even_port);
+        self.abandon(now, relay);
+    }
+
+    fn release_claim(&self, address: RelayedAddr, even_port: Option<bool>) {
+        self.shared.ports.release(address);
+        if even_port == Some(true) {
+            self.shared.ports.release(next_port(address));
+        }
+    }
+
+    /// One socket cannot be had: the other half of a dual allocation goes on alone, else 508.
+    fn abandon(&mut self, now: Now, relay: RelayId) {
+        let id = relay.allocation;
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        allocation.relays.remove(relay.family);
+        let Some(opening) = allocation.opening.as_mut() else { return };
+        opening.waiting -= 1;
+        let waiting = opening.waiting;
+        if allocation.relays.iter().next().is_some() {
+            allocation.created.address_error = Some((relay.family, ErrorCode::InsufficientCapacity));
+            if waiting == 0 {
+                self.finish_allocate(now, id);
+            }
+            return;
+        }
+        let envelope = opening.envelope.clone();
+        self.end(id, super::super::effect::EndReason::Evicted);
+        self.refuse(&envelope, ErrorCode::InsufficientCapacity, |_| {});
+    }
+
+    /// Every socket is open: the allocation exists from now on, and the client hears of it.
+    fn finish_allocate(&mut self, now: Now, id: AllocationId) {
+        let token: Token = self.rng.random();
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        let Some(opening) = allocation.opening.take() else { return };
+        if opening.even_port == Some(true)
+            && let Some(relay) = allocation.relays.iter().next()
+        {
+            let expires_at = now.instant + RESERVATION_LIFETIME;
+            self.shared.reservations.insert(token, next_port(relay.address), expires_at);
+            self.reserved.push_back((expires_at, token));
+            allocation.created.reservation = Some(token);
+        }
+        for relay in allocation.relays.iter() {
+            let relay_id = RelayId { allocation: id, family: relay.address.family() };
+            self.shared.ports.publish(relay.address, self.worker, relay_id);
+        }
+        self.answer_allocate(&opening.envelope, id, now);
+    }
+
+    /// The success response, first or repeated.
+    fn answer_allocate(&mut self, envelope: &super::Envelope, id: AllocationId, now: Now) {
+        let Some(allocation) = self.table.get(id) else { return };
+        let left = allocation.expires_at().map(|at| at.saturating_duration_since(now.instant)).unwrap_or_default();
+        let created = allocation.created;
+        let relays = [Family::V4, Family::V6]
+            .map(|family| allocation.relays.get(family).map(|relay| self.shared.ports.public(relay.address)));
+        let mapped: SocketAddr = envelope.client.client.socket_addr();
+        self.succeed(envelope, |builder| {
+            for relayed in relays.into_iter().flatten() {
+                builder.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
+            }
+            builder.u32(AttributeType::LIFETIME, left.as_secs() as u32);
+            builder.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
+            if let Some(token) = created.reservation {
+                builder.attribute(AttributeType::RESERVATION_TOKEN, &token);
+            }
+            if let Some((family, code)) = created.address_error {
+                builder.address_error_code(family_code(family), code);
+            }
+        });
+    }
+}
+
+/// An optional attribute; 400 when it is there and malformed.
+fn parsed<'a, T>(
+    message: &Message<'a>,
+    kind: AttributeType,
+    parse: impl Fn(crate::stun::attribute::Attribute<'a>) -> Option<T>,
+) -> Result<Option<T>, Rejection> {
+    match message.attribute(kind) {
+        Some(attribute) => Ok(Some(parse(attribute).ok_or(ErrorCode::BadRequest)?)),
+        None => Ok(None),
+    }
+}
+
+fn next_port(address: RelayedAddr) -> RelayedAddr {
+    RelayedAddr::new(SocketAddr::new(address.ip(), address.port() + 1))
+}
+
+fn family_code(family: Family) -> u8 {
+    match family {
+        Family::V4 => 0x01,
+        Family::V6 => 0x02,
+    }
+}

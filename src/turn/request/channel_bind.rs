@@ -1,0 +1,62 @@
+//! ChannelBind (RFC 8656 section 12.2).
+
+use super::super::effect::Effect;
+use super::super::ids::RelayId;
+use super::super::peer_policy::{PermittedPeer, Reach};
+use super::super::server::Server;
+use super::create_permission::peer_address;
+use super::{Rejection, Request};
+use crate::address::PeerAddr;
+use crate::stun::channel_data::ChannelNumber;
+use crate::stun::{AttributeType, ErrorCode};
+
+impl Server {
+    pub(super) fn channel_bind(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
+        let id = self.allocation_of(request)?;
+        let channel = self.channel_number(request)?;
+        let peer = peer_address(request)?;
+        let now = request.now.instant;
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        allocation.check_binding(channel, peer, now).map_err(|_| ErrorCode::BadRequest)?;
+        self.check_family(id, peer.family())?;
+        let permitted = self.permit_channel_peer(peer)?;
+        let limits = (self.settings.limits.channels_per_allocation, self.settings.limits.permissions_per_allocation);
+        let allocation = self.table.get_mut(id).ok_or(ErrorCode::AllocationMismatch)?;
+        // Limits answer 403 as in CreatePermission.
+        if !allocation.has_room_for_channel(channel, limits.0, now)
+            || !allocation.has_room_for(&[permitted], limits.1, now)
+        {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        let relay = RelayId { allocation: id, family: peer.family() };
+        let replaced = allocation.bind(channel, peer, now);
+        allocation.permit(permitted, now);
+        for (channel, peer) in replaced {
+            let relay = RelayId { allocation: id, family: peer.family() };
+            self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
+        }
+        self.rearm(id);
+        self.succeed(&request.envelope, |_| {});
+        self.effects.push_back(Effect::ChannelOpened { relay, channel, peer });
+        Ok(())
+    }
+
+    /// "The channel number is in the range 0x4000 through 0x4FFF (inclusive)"; up to 0x7FFF by a setting.
+    fn channel_number(&self, request: &Request<'_>) -> Result<ChannelNumber, Rejection> {
+        let attribute = request.message.attribute(AttributeType::CHANNEL_NUMBER).ok_or(ErrorCode::BadRequest)?;
+        let number = attribute.as_channel_number().and_then(ChannelNumber::new);
+        let allowed = |number: &ChannelNumber| number.is_allowed() || self.settings.channels_above_4fff;
+        number.filter(allowed).ok_or_else(|| ErrorCode::BadRequest.into())
+    }
+
+    /// A channel names a port, so it is judged here already: an own address needs a live relay behind it.
+    fn permit_channel_peer(&self, peer: PeerAddr) -> Result<PermittedPeer, Rejection> {
+        let permitted = self.peers.permit(peer.ip()).map_err(|_| ErrorCode::Forbidden)?;
+        let reachable = match permitted.reach() {
+            Reach::Network => true,
+            Reach::OwnRelays => self.shared.ports.live(peer).is_some(),
+            Reach::OwnHost => self.shared.ports.live(peer).is_some() || self.peers.permits_port(peer.port()),
+        };
+        if reachable && peer.port() != 0 { Ok(permitted) } else { Err(ErrorCode::Forbidden.into()) }
+    }
+}

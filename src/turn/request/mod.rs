@@ -1,0 +1,156 @@
+//! Requests: authentication and the checks that all methods share, then one file per method.
+
+mod allocate;
+mod binding;
+mod channel_bind;
+mod create_permission;
+mod refresh;
+
+use super::effect::Forward;
+use super::ids::{AllocationId, Route};
+use super::outcome::{DropReason, Outcome};
+use super::reply::Envelope;
+use super::server::{Now, Server};
+use crate::address::FiveTuple;
+use crate::auth::{AuthError, Credentials};
+use crate::stun::{AttributeType, Class, ErrorCode, Message, Method};
+
+/// At most this many types are listed in UNKNOWN-ATTRIBUTES: the answer stays small whatever the request lists.
+const UNKNOWN_ATTRIBUTES_MAX: usize = 16;
+
+/// A request that has passed authentication.
+pub(super) struct Request<'a> {
+    now: Now,
+    message: Message<'a>,
+    envelope: Envelope,
+    credentials: Credentials,
+}
+
+/// A request is answered with this error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejection {
+    Error(ErrorCode),
+    /// Nothing is sent: the answer is on its way.
+    InProgress,
+}
+
+impl From<ErrorCode> for Rejection {
+    fn from(code: ErrorCode) -> Self {
+        Self::Error(code)
+    }
+}
+
+impl Server {
+    /// A STUN message from a client.
+    pub(super) fn message(
+        &mut self,
+        now: Now,
+        client: &FiveTuple,
+        route: Route,
+        bytes: &[u8],
+    ) -> Result<Forward, Outcome> {
+        let dropped = |reason| Err(Outcome::Dropped(reason));
+        let message = match Message::parse(bytes) {
+            Ok(message) => message,
+            Err(error) => return dropped(DropReason::Malformed(error)),
+        };
+        match (message.class(), message.method()) {
+            (Class::Indication, Method::Send) => self.send_indication(now, client, &message).map_err(Outcome::Dropped),
+            (Class::Indication, Method::Binding) => Err(Outcome::Keepalive),
+            (Class::Request, Method::Binding) => Err(self.binding(client, route, &message)),
+            (Class::Request, Method::Allocate | Method::Refresh | Method::CreatePermission | Method::ChannelBind) => {
+                Err(self.request(now, client, route, message))
+            }
+            (_, Method::Connect | Method::ConnectionBind | Method::ConnectionAttempt) => dropped(DropReason::MethodOff),
+            (Class::Request, Method::Send | Method::Data)
+            | (
+                Class::Indication,
+                Method::Allocate | Method::Refresh | Method::Data | Method::CreatePermission | Method::ChannelBind,
+            )
+            | (Class::Success | Class::Error, _) => dropped(DropReason::UnexpectedClass),
+        }
+    }
+
+    /// A request of a method that needs authentication.
+    fn request(&mut self, now: Now, client: &FiveTuple, route: Route, message: Message<'_>) -> Outcome {
+        let method = message.method();
+        let mut envelope = Envelope::new(*client, route, &message);
+        let live = self.table.find(client);
+        let held = live.and_then(|id| self.table.get(id)).map(|allocation| &allocation.credentials);
+        let authenticated = match self.authenticator.authenticate(&message, client, held, now.unix_seconds) {
+            Ok(authenticated) => authenticated,
+            Err(error) => return self.challenge(now, &envelope, &message, error),
+        };
+        envelope.sign(&authenticated);
+        let request = Request { now, message, envelope, credentials: authenticated.credentials };
+        if self.refuse_unknown_attributes(&request.envelope, &request.message) {
+            return Outcome::Refused(method, ErrorCode::UnknownAttribute);
+        }
+        let result = match method {
+            Method::Allocate => self.allocate(&request),
+            Method::Refresh => self.refresh(&request),
+            Method::CreatePermission => self.create_permission(&request),
+            Method::ChannelBind => self.channel_bind(&request),
+            Method::Binding
+            | Method::Send
+            | Method::Data
+            | Method::Connect
+            | Method::ConnectionBind
+            | Method::ConnectionAttempt => Err(ErrorCode::BadRequest.into()),
+        };
+        match result {
+            Ok(()) => Outcome::Succeeded(method),
+            Err(Rejection::InProgress) => Outcome::Dropped(DropReason::InProgress),
+            Err(Rejection::Error(code)) => {
+                self.refuse(&request.envelope, code, |_| {});
+                Outcome::Refused(method, code)
+            }
+        }
+    }
+
+    /// Answers a request that did not authenticate.
+    fn challenge(&mut self, now: Now, envelope: &Envelope, message: &Message<'_>, error: AuthError) -> Outcome {
+        let code = error.code();
+        match error {
+            AuthError::BadRequest => self.refuse(envelope, code, |_| {}),
+            AuthError::NoIntegrity | AuthError::WrongCredentials | AuthError::StaleNonce => {
+                let authenticator = std::sync::Arc::clone(&self.authenticator);
+                let challenge = authenticator.challenge(error, message, &envelope.client, now.unix_seconds);
+                self.refuse(envelope, code, |builder| challenge.write(builder));
+            }
+        }
+        Outcome::Refused(envelope.method, code)
+    }
+
+    /// Answers 420 when a request has comprehension-required attributes that are not known (RFC 8489 section 6.3.1).
+    fn refuse_unknown_attributes(&mut self, envelope: &Envelope, message: &Message<'_>) -> bool {
+        let mut unknown = [AttributeType(0); UNKNOWN_ATTRIBUTES_MAX];
+        let mut count = 0;
+        for kind in message.unknown_attributes() {
+            if count < unknown.len() && !unknown[..count].contains(&kind) {
+                unknown[count] = kind;
+                count += 1;
+            }
+        }
+        if count > 0 {
+            self.refuse(envelope, ErrorCode::UnknownAttribute, |builder| {
+                builder.unknown_attributes(&unknown[..count]);
+            });
+        }
+        count > 0
+    }
+
+    /// The allocation that a non-Allocate request is about, after the checks of RFC 8656 section 5.
+    fn allocation_of(&self, request: &Request<'_>) -> Result<AllocationId, Rejection> {
+        let id = self.table.find(&request.envelope.client).ok_or(ErrorCode::AllocationMismatch)?;
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        let lives = allocation.expires_at().is_some_and(|expires_at| request.now.instant < expires_at);
+        if allocation.opening.is_some() || !lives {
+            return Err(ErrorCode::AllocationMismatch.into());
+        }
+        if allocation.credentials.username != request.credentials.username {
+            return Err(ErrorCode::WrongCredentials.into());
+        }
+        Ok(id)
+    }
+}

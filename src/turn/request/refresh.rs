@@ -1,0 +1,74 @@
+//! Refresh (RFC 8656 section 8).
+
+use std::time::Duration;
+
+use super::super::effect::EndReason;
+use super::super::server::Server;
+use super::{Rejection, Request};
+use crate::address::Family;
+use crate::stun::{AttributeType, ErrorCode};
+
+impl Server {
+    pub(super) fn refresh(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
+        let envelope = &request.envelope;
+        if self.released.knows(&envelope.client, envelope.transaction) && self.table.find(&envelope.client).is_none() {
+            self.succeed(envelope, |builder| _ = builder.u32(AttributeType::LIFETIME, 0));
+            return Ok(());
+        }
+        let id = self.allocation_of(request)?;
+        let families = self.families_to_refresh(request)?;
+        let lifetime = self.desired_lifetime(request)?;
+        let now = request.now.instant;
+        if lifetime.is_zero() {
+            for family in families.into_iter().flatten() {
+                self.end_family(id, family, EndReason::Released, now);
+            }
+            if self.table.get(id).is_none() {
+                self.released.remember(envelope.client, envelope.transaction, now);
+            }
+        } else if let Some(allocation) = self.table.get_mut(id) {
+            for family in families.into_iter().flatten() {
+                if let Some(relay) = allocation.relays.get_mut(family) {
+                    relay.expires_at = now + lifetime;
+                }
+            }
+            self.rearm(id);
+        }
+        self.succeed(envelope, |builder| _ = builder.u32(AttributeType::LIFETIME, lifetime.as_secs() as u32));
+        Ok(())
+    }
+
+    /// The halves that REQUESTED-ADDRESS-FAMILY names, else all; 443 for one that the allocation does not have.
+    fn families_to_refresh(&self, request: &Request<'_>) -> Result<[Option<Family>; 2], Rejection> {
+        let Some(id) = self.table.find(&request.envelope.client) else {
+            return Err(ErrorCode::AllocationMismatch.into());
+        };
+        let has = |family| self.table.get(id).is_some_and(|allocation| allocation.relays.get(family).is_some());
+        let Some(attribute) = request.message.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY) else {
+            return Ok([Family::V4, Family::V6].map(|family| has(family).then_some(family)));
+        };
+        match attribute.as_family().ok_or(ErrorCode::BadRequest)? {
+            Some(family) if has(family) => Ok([Some(family), None]),
+            Some(_) | None => Err(ErrorCode::PeerAddressFamilyMismatch.into()),
+        }
+    }
+
+    fn desired_lifetime(&self, request: &Request<'_>) -> Result<Duration, Rejection> {
+        let requested = self.requested_lifetime(request)?;
+        Ok(if requested == Some(Duration::ZERO) { Duration::ZERO } else { self.granted_lifetime(requested) })
+    }
+
+    /// LIFETIME as the client asks for it.
+    pub(super) fn requested_lifetime(&self, request: &Request<'_>) -> Result<Option<Duration>, Rejection> {
+        let Some(attribute) = request.message.attribute(AttributeType::LIFETIME) else { return Ok(None) };
+        let seconds = attribute.as_u32().ok_or(ErrorCode::BadRequest)?;
+        Ok(Some(Duration::from_secs(u64::from(seconds))))
+    }
+
+    /// "the minimum of the client's proposed lifetime and the server's maximum allowed lifetime", and at least the
+    /// default (RFC 8656 sections 7.2 and 8.2).
+    pub(super) fn granted_lifetime(&self, requested: Option<Duration>) -> Duration {
+        let default = self.settings.lifetime_default;
+        requested.map_or(default, |requested| requested.min(self.settings.lifetime_max).max(default))
+    }
+}

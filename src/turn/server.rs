@@ -1,0 +1,315 @@
+//! The contract: events in, forwards and effects out.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::fast::FixedState;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::allocation::Allocation;
+use super::effect::{Effect, EndReason, Ended, Forward, OpenError};
+use super::expiry::Expiry;
+use super::ids::{AllocationId, RelayId, Route, WorkerId};
+use super::outcome::{Counters, DropReason, Outcome};
+use super::peer_policy::PeerPolicy;
+use super::ports::Ports;
+use super::quota::Quotas;
+use super::released::Released;
+use super::reservation::{Reservations, Token};
+use super::settings::Settings;
+use super::table::Table;
+use crate::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
+use crate::auth::Authenticator;
+
+/// The time, as the shell reads it once per batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub instant: Instant,
+    /// Seconds since the Unix epoch, for nonces and time-limited users.
+    pub unix_seconds: u64,
+}
+
+/// What the workers of a daemon have in common.
+#[derive(Debug)]
+pub struct Shared {
+    pub ports: Ports,
+    pub quotas: Arc<Quotas>,
+    pub reservations: Reservations,
+}
+
+impl Shared {
+    pub fn new(settings: &Settings) -> Self {
+        Self { ports: Ports::new(settings), quotas: Arc::new(Quotas::default()), reservations: Reservations::default() }
+    }
+}
+
+/// What a reload can replace; allocations live on under the new one.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub settings: Arc<Settings>,
+    pub authenticator: Arc<Authenticator>,
+    pub peers: Arc<PeerPolicy>,
+}
+
+/// The TURN server of one worker.
+///
+/// It knows no socket, no clock and no randomness but the seed. After each `handle_*` the shell drains
+/// [`Self::poll_effect`] to the end, carrying every effect out in order, and then waits until [`Self::poll_timeout`] for
+/// the next event.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) settings: Arc<Settings>,
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) peers: Arc<PeerPolicy>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) worker: WorkerId,
+    pub(super) rng: StdRng,
+    pub(super) hasher: FixedState,
+    pub(super) table: Table,
+    pub(super) expiry: Expiry,
+    pub(super) effects: VecDeque<Effect>,
+    pub(super) replies: Vec<u8>,
+    pub(super) released: Released,
+    /// Reservations that this worker made, in the order of their expiry.
+    pub(super) reserved: VecDeque<(Instant, Token)>,
+    counters: Counters,
+}
+
+impl Server {
+    pub fn new(policy: Policy, shared: Arc<Shared>, worker: WorkerId, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        // Clients choose what the tables are keyed by, so the hash is seeded.
+        let hasher = FixedState::with_seed(rng.random());
+        Self {
+            settings: policy.settings,
+            authenticator: policy.authenticator,
+            peers: policy.peers,
+            shared,
+            worker,
+            table: Table::new(hasher.clone()),
+            released: Released::new(hasher.clone()),
+            expiry: Expiry::new(now),
+            effects: VecDeque::new(),
+            replies: Vec::new(),
+            reserved: VecDeque::new(),
+            counters: Counters::default(),
+            rng,
+            hasher,
+        }
+    }
+
+    /// Takes a datagram, or one message of a stream, from a client.
+    ///
+    /// Bytes behind a ChannelData message's length are padding; a STUN message must fill `bytes`.
+    pub fn handle_client(&mut self, now: Now, client: &FiveTuple, route: Route, bytes: &[u8]) -> Option<Forward> {
+        let result = match bytes.first() {
+            // Nothing can be answered to port 0, and nobody sends from there.
+            _ if client.client.port() == 0 => Err(Outcome::Dropped(DropReason::NoSourcePort)),
+            Some(0x00..=0x3F) => self.message(now, client, route, bytes),
+            Some(0x40..=0x7F) => self.channel_data(now, client, bytes).map_err(Outcome::Dropped),
+            Some(0x80..) | None => Err(Outcome::Dropped(DropReason::UnknownProtocol)),
+        };
+        self.conclude(result)
+    }
+
+    /// Takes `len` bytes that arrived at a relayed address.
+    pub fn handle_peer(&mut self, now: Now, relay: RelayId, from: PeerAddr, len: usize) -> Option<Forward> {
+        let result = self.deliver(now, relay, from, 0..len).map_err(Outcome::Dropped);
+        self.conclude(result)
+    }
+
+    /// Takes `len` bytes that another worker's client sent to a relayed address of this worker.
+    pub fn handle_neighbour(&mut self, now: Now, relay: RelayId, from: PeerAddr, len: usize) -> Option<Forward> {
+        self.handle_peer(now, relay, from, len)
+    }
+
+    /// The next thing to do; `None` ends the bytes of replies.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            self.replies.clear();
+        }
+        effect
+    }
+
+    /// The bytes of an [`Effect::Reply`], until [`Self::poll_effect`] has returned `None`.
+    pub fn reply_bytes(&self, bytes: Range<usize>) -> &[u8] {
+        &self.replies[bytes]
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let reserved = self.reserved.front().map(|(expires_at, _)| *expires_at);
+        [self.expiry.next_deadline(), reserved, self.released.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// Clears away what has expired.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(slot) = self.expiry.pop_due(now.instant) {
+            if let Some(id) = self.table.by_slot(slot) {
+                self.expire(id, now.instant);
+            }
+        }
+        while let Some((expires_at, token)) = self.reserved.pop_front() {
+            if now.instant < expires_at {
+                self.reserved.push_front((expires_at, token));
+                break;
+            }
+            if let Some(address) = self.shared.reservations.expire(token) {
+                self.effects.push_back(Effect::CloseHeld { address });
+            }
+        }
+        self.released.forget(now.instant);
+    }
+
+    /// Says how [`Effect::OpenRelay`] went.
+    pub fn handle_relay_opened(&mut self, now: Now, relay: RelayId, result: Result<(), OpenError>) {
+        self.relay_opened(now, relay, result);
+    }
+
+    /// Says that the socket of [`Effect::CloseRelay`] or [`Effect::CloseHeld`] is closed, so that its port can be used
+    /// again.
+    pub fn handle_port_closed(&mut self, address: RelayedAddr) {
+        self.shared.ports.release(address);
+    }
+
+    /// Says that a client's connection is gone: its 5-tuple cannot come back, and its allocation ends.
+    pub fn handle_client_closed(&mut self, client: &FiveTuple) {
+        if let Some(id) = self.table.find(client) {
+            self.end(id, EndReason::ClientClosed);
+        }
+    }
+
+    /// Ends every allocation: the daemon stops.
+    pub fn handle_stop(&mut self) {
+        let clients: Vec<_> = self.table.iter().map(|allocation| allocation.client).collect();
+        for client in clients {
+            if let Some(id) = self.table.find(&client) {
+                self.end(id, EndReason::Evicted);
+            }
+        }
+    }
+
+    /// How many allocations there are.
+    pub fn allocations(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The relayed address behind a relay, while it lives.
+    pub fn relayed_address(&self, relay: RelayId) -> Option<RelayedAddr> {
+        Some(self.table.get(relay.allocation)?.relays.get(relay.family)?.address)
+    }
+
+    /// Whether a client has an allocation.
+    pub fn has_allocation(&self, client: &FiveTuple) -> bool {
+        self.table.find(client).is_some()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        self.counters.record(outcome);
+    }
+
+    /// Counts a datagram by what became of it.
+    fn conclude(&mut self, result: Result<Forward, Outcome>) -> Option<Forward> {
+        let (outcome, forward) = match result {
+            Ok(forward) => {
+                let outcome = match forward {
+                    Forward::ToPeer { .. } => Outcome::ToPeer,
+                    Forward::ToClient { .. } => Outcome::ToClient,
+                    Forward::ToWorker { .. } => Outcome::ToWorker,
+                };
+                (outcome, Some(forward))
+            }
+            Err(outcome) => (outcome, None),
+        };
+        self.count(outcome);
+        forward
+    }
+
+    /// Ends what has expired of an allocation, or all of it, and sets its timer again.
+    fn expire(&mut self, id: AllocationId, now: Instant) {
+        let Some(allocation) = self.table.get(id) else { return };
+        for family in [Family::V4, Family::V6] {
+            if allocation.relays.get(family).is_some_and(|relay| relay.expires_at <= now) {
+                return self.end_family(id, family, EndReason::Expired, now);
+            }
+        }
+        self.close_channels(id, now, None);
+        if let Some(allocation) = self.table.get_mut(id) {
+            allocation.forget_permissions(now, None);
+        }
+        self.rearm(id);
+    }
+
+    /// Sets the timer of an allocation to what expires next.
+    pub(super) fn rearm(&mut self, id: AllocationId) {
+        if let Some(deadline) = self.table.get(id).and_then(Allocation::next_expiry) {
+            self.expiry.arm(id.slot, deadline);
+        }
+    }
+
+    /// Closes expired channels, and those to peers of a family that is gone.
+    pub(super) fn close_channels(&mut self, id: AllocationId, now: Instant, gone: Option<Family>) {
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        for (channel, peer) in
+            allocation.unbind(|channel| now >= channel.expires_at || Some(channel.peer.family()) == gone)
+        {
+            let relay = RelayId { allocation: id, family: peer.family() };
+            self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
+        }
+    }
+
+    /// Ends one relayed address with its permissions and channels, and the allocation when it was the last.
+    ///
+    /// RFC 8656 section 8.1: "Deleting a single allocation destroys any permissions or channels associated with that
+    /// particular allocation; it MUST NOT affect any permissions or channels associated with allocations for the other
+    /// address family."
+    pub(super) fn end_family(&mut self, id: AllocationId, family: Family, reason: EndReason, now: Instant) {
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        if allocation.relays.get(family.other()).is_none() {
+            return self.end(id, reason);
+        }
+        self.close_channels(id, now, Some(family));
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        allocation.forget_permissions(now, Some(family));
+        if let Some(relay) = allocation.relays.remove(family) {
+            self.close_relay(RelayId { allocation: id, family }, relay.address);
+        }
+        self.expire(id, now);
+    }
+
+    /// Ends an allocation with everything that belongs to it.
+    pub(super) fn end(&mut self, id: AllocationId, reason: EndReason) {
+        let Some(mut allocation) = self.table.remove(id) else { return };
+        self.expiry.disarm(id.slot);
+        for (channel, peer) in allocation.unbind(|_| true) {
+            let relay = RelayId { allocation: id, family: peer.family() };
+            self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
+        }
+        for relay in allocation.relays.iter() {
+            self.close_relay(RelayId { allocation: id, family: relay.address.family() }, relay.address);
+        }
+        if allocation.opening.is_some() {
+            return;
+        }
+        self.effects.push_back(Effect::AllocationEnded(Box::new(Ended {
+            username: Arc::clone(&allocation.credentials.username),
+            client: allocation.client,
+            relayed: allocation.relays.iter().map(|relay| self.shared.ports.public(relay.address)).collect(),
+            traffic: allocation.traffic,
+            reason,
+        })));
+    }
+
+    fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {
+        self.shared.ports.withdraw(address);
+        self.effects.push_back(Effect::CloseRelay { relay, address });
+    }
+}
