@@ -3,6 +3,12 @@
 //! Datagrams go in and out in batches, streams are opened, and the kernel is asked what it knows; what the bytes mean
 //! is for other rooms. `unsafe` lives here.
 //!
+//! - [`socket`]: opening sockets, and why one could not be opened.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
 
+mod open_error;
 pub mod poll;
+pub mod socket;
+
+#[cfg(test)]
+mod test_support;
