@@ -4,11 +4,16 @@
 //! is for other rooms. `unsafe` lives here.
 //!
 //! - [`socket`]: opening sockets, and why one could not be opened.
+//! - [`udp`]: batches of datagrams.
+//! - [`error_queue`]: ICMP errors about datagrams that were sent.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
 
+mod control;
+pub mod error_queue;
 mod open_error;
 pub mod poll;
 pub mod socket;
+pub mod udp;
 
 #[cfg(test)]
 mod test_support;
