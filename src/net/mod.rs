@@ -7,9 +7,11 @@
 //! - [`udp`]: batches of datagrams.
 //! - [`error_queue`]: ICMP errors about datagrams that were sent.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
+//! - [`interfaces`]: this host's addresses and descriptor limits.
 
 mod control;
 pub mod error_queue;
+pub mod interfaces;
 mod open_error;
 pub mod poll;
 pub mod socket;
