@@ -1,0 +1,418 @@
+//! Sending a batch.
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::super::control::{Control, Fixed, Name};
+use super::super::poll::Token;
+use super::{PAYLOAD_MAX, RecvBatch, SendReport, may_come_from_icmp};
+
+/// The most datagrams of one system call.
+const RUN_MAX: usize = 64;
+
+/// What copies of one batch may take: 16 of the longest datagrams, or a thousand of 1 KiB.
+const COPIES_MAX_BYTES: usize = 16 << 16;
+
+/// Datagrams to be sent, in the order in which they were pushed; each names its socket by a token of the caller.
+///
+/// Descriptors come in only at [`flush`](Self::flush), so a closed socket's number cannot be mistaken for that of the
+/// next. Still: flush before closing a socket whose datagrams should leave, before a token is given to another socket,
+/// before socket options are changed, and before the slots that are referred to are received into again.
+pub struct SendBatch {
+    entries: Vec<Entry>,
+    capacity: usize,
+    copies: Vec<u8>,
+    report: SendReport,
+    names: Fixed<Name>,
+    controls: Fixed<Control>,
+    iovecs: Fixed<libc::iovec>,
+    headers: Fixed<libc::mmsghdr>,
+}
+
+// SAFETY: the raw pointers inside lead to memory that the batch owns, or are rewritten by each flush before they are
+// followed; they are only followed under a borrow of the batch.
+unsafe impl Send for SendBatch {}
+
+struct Entry {
+    token: Token,
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    tos: u8,
+    body: Body,
+}
+
+/// Where the bytes of a datagram are.
+#[derive(Clone, Copy)]
+enum Body {
+    Slot { slot: usize, start: usize, len: usize },
+    Copy { start: usize, len: usize },
+}
+
+impl SendBatch {
+    /// Makes room for `capacity` datagrams (at least one) between flushes.
+    pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.max(1);
+        let run = capacity.min(RUN_MAX);
+        // SAFETY: all zero is an empty message header.
+        let header = || unsafe { mem::zeroed::<libc::mmsghdr>() };
+        let iovec = || libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Self {
+            entries: Vec::with_capacity(capacity),
+            capacity,
+            copies: Vec::new(),
+            report: SendReport::default(),
+            names: Fixed::new((0..run).map(|_| Name::empty()).collect()),
+            controls: Fixed::new((0..run).map(|_| Control::empty()).collect()),
+            iovecs: Fixed::new((0..run).map(|_| iovec()).collect()),
+            headers: Fixed::new((0..run).map(|_| header()).collect()),
+        }
+    }
+
+    /// Queues `len` bytes of a [`RecvBatch`] slot from `start` on, counted from the slot's beginning, headroom
+    /// included. They are read when the batch is flushed.
+    ///
+    /// `source` is the local address to send from, for sockets bound to a wildcard; `tos` is TOS or traffic class.
+    /// Returns false if the batch is full: the datagram is dropped, and the next report counts it.
+    #[expect(clippy::too_many_arguments, reason = "a struct of the same seven values would be built and taken apart")]
+    pub fn push_slot(
+        &mut self,
+        token: Token,
+        to: SocketAddr,
+        source: Option<IpAddr>,
+        tos: u8,
+        slot: usize,
+        start: usize,
+        len: usize,
+    ) -> bool {
+        self.push(Entry { token, to, source, tos, body: Body::Slot { slot, start, len } })
+    }
+
+    /// Queues a copy of `bytes`; otherwise like [`push_slot`](Self::push_slot).
+    pub fn push_copy(&mut self, token: Token, to: SocketAddr, source: Option<IpAddr>, tos: u8, bytes: &[u8]) -> bool {
+        let start = self.copies.len();
+        if bytes.len() > COPIES_MAX_BYTES - start {
+            self.report.overflowed += 1;
+            return false;
+        }
+        let pushed = self.push(Entry { token, to, source, tos, body: Body::Copy { start, len: bytes.len() } });
+        if pushed {
+            self.copies.extend_from_slice(bytes);
+        }
+        pushed
+    }
+
+    fn push(&mut self, entry: Entry) -> bool {
+        if self.entries.len() >= self.capacity {
+            self.report.overflowed += 1;
+            return false;
+        }
+        self.entries.push(entry);
+        true
+    }
+
+    /// Whether the next datagram might not find room: time to flush.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= self.capacity || self.copies.len() > COPIES_MAX_BYTES - PAYLOAD_MAX
+    }
+
+    /// The number of datagrams queued.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Sends everything that is queued, in order, in one system call for each run of datagrams of the same socket, and
+    /// says what became of it, including what overflowed since the last flush.
+    ///
+    /// `socket` finds the socket of a token, None if it is closed. `slots` is the batch that
+    /// [`push_slot`](Self::push_slot) referred to. Nothing waits: what cannot be sent now is dropped and counted.
+    pub fn flush<'s>(
+        &mut self,
+        slots: &RecvBatch,
+        mut socket: impl FnMut(Token) -> Option<BorrowedFd<'s>>,
+    ) -> SendReport {
+        let entries = mem::take(&mut self.entries);
+        for of_one_socket in entries.chunk_by(|a, b| a.token == b.token) {
+            let Some(socket) = socket(of_one_socket[0].token) else {
+                self.report.closed += of_one_socket.len();
+                continue;
+            };
+            for run in of_one_socket.chunks(self.headers.as_slice().len()) {
+                let prepared = self.prepare(run, slots);
+                self.send(socket, prepared);
+            }
+        }
+        self.entries = entries;
+        self.entries.clear();
+        self.copies.clear();
+        mem::take(&mut self.report)
+    }
+
+    /// Lays out the headers of a run and returns how many there are; a datagram that cannot be sent gets none.
+    fn prepare(&mut self, run: &[Entry], slots: &RecvBatch) -> usize {
+        let mut prepared = 0;
+        for entry in run {
+            let bytes = match entry.body {
+                Body::Slot { slot, start, len } => slots.part(slot, start, len),
+                Body::Copy { start, len } => self.copies.get(start..start + len),
+            };
+            let families_agree = entry.source.is_none_or(|source| source.is_ipv4() == entry.to.is_ipv4());
+            let (Some(bytes), true) = (bytes, families_agree) else {
+                self.report.count_error(libc::EINVAL);
+                continue;
+            };
+            let (name, name_bytes) = Name::write(entry.to);
+            self.names.as_mut_slice()[prepared] = name;
+            let scope = match (entry.to, entry.source) {
+                (SocketAddr::V6(to), Some(IpAddr::V6(source))) if source.is_unicast_link_local() => to.scope_id(),
+                (SocketAddr::V4(_) | SocketAddr::V6(_), _) => 0,
+            };
+            let control = &mut self.controls.as_mut_slice()[prepared];
+            let control_bytes = control.write(entry.source, scope, entry.tos, entry.to.is_ipv6());
+            self.iovecs.as_mut_slice()[prepared] =
+                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            let header = &mut self.headers.as_mut_slice()[prepared].msg_hdr;
+            header.msg_name = self.names.as_ptr().wrapping_add(prepared).cast();
+            header.msg_namelen = name_bytes;
+            header.msg_iov = self.iovecs.as_ptr().wrapping_add(prepared);
+            header.msg_iovlen = 1;
+            header.msg_control = match control_bytes {
+                0 => std::ptr::null_mut(),
+                _ => self.controls.as_ptr().wrapping_add(prepared).cast(),
+            };
+            header.msg_controllen = control_bytes as _;
+            prepared += 1;
+        }
+        prepared
+    }
+
+    /// Sends the first `prepared` headers.
+    ///
+    /// sendmmsg stops at the first error and hides it if anything was sent before. So it is called again from there:
+    /// an error that an earlier ICMP message left is gone by then, any other comes back and is that datagram's own.
+    fn send(&mut self, socket: BorrowedFd<'_>, prepared: usize) {
+        let mut done = 0;
+        let mut retried = None;
+        while done < prepared {
+            self.report.calls += 1;
+            // SAFETY: the headers from `done` to `prepared` point to names, control messages and iovecs that `self`
+            // owns, laid out by `prepare` for bytes in `self.copies` and in slots that the caller of `flush` borrows;
+            // none of them is touched before this returns.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    self.headers.as_ptr().add(done),
+                    (prepared - done) as libc::c_uint,
+                    (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+                )
+            };
+            if let Ok(sent) = usize::try_from(sent) {
+                self.report.sent += sent;
+                done += sent;
+                continue;
+            }
+            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            if errno == libc::EINTR {
+                continue;
+            }
+            if may_come_from_icmp(errno) && retried != Some(done) {
+                retried = Some(done);
+                continue;
+            }
+            self.report.count_error(errno);
+            done += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::super::HEADROOM;
+    use super::*;
+    use crate::net::error_queue::read_error_queue;
+    use crate::net::socket::{UdpOptions, open_relay, open_udp_listeners};
+    use crate::net::test_support::{closed_port, wait_for_datagram, wait_for_error};
+
+    const SENDER: Token = Token(1);
+
+    fn relay(ip: &str) -> UdpSocket {
+        open_relay(SocketAddr::new(ip.parse().unwrap(), 0), &UdpOptions::LISTENER).unwrap()
+    }
+
+    /// Receives `count` datagrams of up to 2 KiB, however they are spread over calls.
+    fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+        let mut batch = RecvBatch::new(64);
+        let mut datagrams = Vec::new();
+        while datagrams.len() < count {
+            wait_for_datagram(socket);
+            let received = batch.recv(socket, 64).unwrap();
+            datagrams.extend((0..received).map(|i| batch.datagram(i).to_vec()));
+        }
+        datagrams
+    }
+
+    #[test]
+    fn a_batch_crosses_in_a_handful_of_system_calls_and_in_order() {
+        for ip in ["127.0.0.1", "::1"] {
+            let (client, server, peer) = (relay(ip), relay(ip), relay(ip));
+            let to_server = server.local_addr().unwrap();
+            let to_peer = peer.local_addr().unwrap();
+            let mut slots = RecvBatch::new(64);
+            let mut batch = SendBatch::new(64);
+            for number in 0..64_u8 {
+                assert!(batch.push_copy(SENDER, to_server, None, 0, &[number; 160]));
+            }
+            assert!(batch.is_full());
+            let report = batch.flush(&slots, |_| Some(client.as_fd()));
+            assert_eq!(report, SendReport { sent: 64, calls: 1, ..SendReport::default() });
+            assert!(batch.is_empty());
+
+            let (mut received, mut calls) = (0, 0);
+            let mut forwarded = SendReport::default();
+            while received < 64 {
+                wait_for_datagram(&server);
+                let count = slots.recv(&server, 64).unwrap();
+                calls += 1;
+                for index in 0..count {
+                    let len = slots.meta(index).len;
+                    slots.slot_mut(index)[HEADROOM - 4..HEADROOM].copy_from_slice(b"head");
+                    assert!(batch.push_slot(SENDER, to_peer, None, 0, index, HEADROOM - 4, len + 4));
+                }
+                forwarded += batch.flush(&slots, |_| Some(server.as_fd()));
+                received += count;
+            }
+            assert_eq!((forwarded.sent, forwarded.dropped()), (64, 0));
+            assert!(calls <= 4 && forwarded.calls <= 4, "{calls} {forwarded:?}");
+            for (number, datagram) in receive(&peer, 64).into_iter().enumerate() {
+                assert_eq!(datagram, [&b"head"[..], &[number as u8; 160]].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn runs_of_several_sockets_keep_to_their_own() {
+        let senders = [relay("127.0.0.1"), relay("127.0.0.1")];
+        let target = relay("127.0.0.1");
+        let mut batch = SendBatch::new(300);
+        for number in 0..260_u32 {
+            let token = Token(u64::from(number >= 130));
+            assert!(batch.push_copy(token, target.local_addr().unwrap(), None, 0, &number.to_be_bytes()));
+        }
+        let report = batch.flush(&RecvBatch::new(1), |token| senders.get(token.0 as usize).map(AsFd::as_fd));
+        // 64 + 64 + 2 for each.
+        assert_eq!(report, SendReport { sent: 260, calls: 6, ..SendReport::default() });
+        let mut slots = RecvBatch::new(64);
+        let mut number = 0_u32;
+        while number < 260 {
+            wait_for_datagram(&target);
+            for index in 0..slots.recv(&target, 64).unwrap() {
+                assert_eq!(slots.datagram(index), number.to_be_bytes());
+                let sender = &senders[usize::from(number >= 130)];
+                assert_eq!(slots.meta(index).from, sender.local_addr().unwrap());
+                number += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_leaves_from_the_address_that_was_asked_with_its_tos() {
+        for (any, asked) in [("0.0.0.0:0", "127.0.0.3"), ("[::]:0", "::1")] {
+            let server = open_udp_listeners(any.parse().unwrap(), 1, &UdpOptions::default()).unwrap().remove(0);
+            let asked: IpAddr = asked.parse().unwrap();
+            let client = relay(if asked.is_ipv4() { "127.0.0.1" } else { "::1" });
+            let mut batch = SendBatch::new(4);
+            for (source, tos) in [(Some(asked), 0), (Some(asked), 0xb9), (None, 0x02)] {
+                batch.push_copy(SENDER, client.local_addr().unwrap(), source, tos, b"answer");
+            }
+            let report = batch.flush(&RecvBatch::new(1), |_| Some(server.as_fd()));
+            assert_eq!(report.sent, 3, "{report:?}");
+            let mut slots = RecvBatch::new(1);
+            for (source, tos) in [(Some(asked), 0), (Some(asked), 0xb9), (None, 0x02)] {
+                wait_for_datagram(&client);
+                assert_eq!(slots.recv(&client, 1).unwrap(), 1);
+                let from = source.unwrap_or(client.local_addr().unwrap().ip());
+                assert_eq!((slots.meta(0).from.ip(), slots.meta(0).tos), (from, tos));
+            }
+        }
+    }
+
+    #[test]
+    fn a_datagram_that_fails_is_counted_and_the_rest_still_goes() {
+        let (sender, target) = (relay("127.0.0.1"), relay("127.0.0.1"));
+        let to = target.local_addr().unwrap();
+        let mut batch = SendBatch::new(64);
+        batch.push_copy(SENDER, to, None, 0, &[0; 65535]);
+        batch.push_copy(SENDER, to, None, 0, b"first");
+        batch.push_copy(SENDER, "255.255.255.255:9".parse().unwrap(), None, 0, b"broadcast");
+        batch.push_copy(SENDER, "127.0.0.1:0".parse().unwrap(), None, 0, b"port 0");
+        batch.push_copy(SENDER, to, None, 0, b"second");
+        batch.push_copy(SENDER, to, Some("::1".parse().unwrap()), 0, b"two families");
+        batch.push_slot(SENDER, to, None, 0, 1, 0, 1);
+        batch.push_copy(Token(2), to, None, 0, b"closed");
+        batch.push_copy(SENDER, to, None, 0, b"third");
+        let report = batch.flush(&RecvBatch::new(1), |token| (token == SENDER).then_some(sender.as_fd()));
+        let expected = SendReport {
+            sent: 3,
+            too_large: 1,
+            denied: 1,
+            closed: 1,
+            other: 3,
+            other_errno: libc::EINVAL,
+            calls: report.calls,
+            ..SendReport::default()
+        };
+        assert_eq!(report, expected);
+        assert_eq!(receive(&target, 3), [&b"first"[..], b"second", b"third"]);
+    }
+
+    #[test]
+    fn the_icmp_error_of_an_earlier_datagram_costs_no_other() {
+        for ip in ["127.0.0.1", "::1"] {
+            let (sender, target) = (relay(ip), relay(ip));
+            let (_closed, nobody) = closed_port(ip);
+            sender.send_to(b"anyone?", nobody).unwrap();
+            wait_for_error(&sender);
+            let mut batch = SendBatch::new(4);
+            batch.push_copy(SENDER, target.local_addr().unwrap(), None, 0, b"first");
+            batch.push_copy(SENDER, nobody, None, 0, b"anyone now?");
+            batch.push_copy(SENDER, target.local_addr().unwrap(), None, 0, b"second");
+            let report = batch.flush(&RecvBatch::new(1), |_| Some(sender.as_fd()));
+            assert_eq!((report.sent, report.dropped()), (3, 0), "{report:?}");
+            assert!(report.calls > 1);
+            assert_eq!(receive(&target, 2), [&b"first"[..], b"second"]);
+            assert_eq!(read_error_queue(&sender, |error| assert_eq!(error.to, nobody)).unwrap(), 2);
+        }
+    }
+
+    #[test]
+    fn a_full_batch_drops_and_counts() {
+        let (sender, target) = (relay("127.0.0.1"), relay("127.0.0.1"));
+        let to = target.local_addr().unwrap();
+        let mut batch = SendBatch::new(2);
+        assert!(batch.push_copy(SENDER, to, None, 0, b"first") && !batch.is_full());
+        assert!(batch.push_slot(SENDER, to, None, 0, 0, 0, 1) && batch.is_full());
+        assert!(!batch.push_copy(SENDER, to, None, 0, b"third") && batch.len() == 2);
+        let slots = RecvBatch::new(1);
+        let report = batch.flush(&slots, |_| Some(sender.as_fd()));
+        assert_eq!((report.sent, report.overflowed), (2, 1));
+        let report = batch.flush(&slots, |_| Some(sender.as_fd()));
+        assert_eq!(report, SendReport::default());
+
+        let mut batch = SendBatch::new(1000);
+        let pushed =
+            (0..1000).filter(|_| !batch.is_full() && batch.push_copy(SENDER, to, None, 0, &[0; 60000])).count();
+        assert_eq!(pushed, 17);
+        assert!(!batch.push_copy(SENDER, to, None, 0, &[0; 60000]));
+        assert_eq!(batch.flush(&slots, |_| None), SendReport { closed: 17, overflowed: 1, ..SendReport::default() });
+        assert!(!batch.is_full() && batch.push_copy(SENDER, to, None, 0, &[0; 60000]));
+    }
+}
