@@ -1,0 +1,41 @@
+//! What the configuration needs to know about the host.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::net::interfaces;
+
+/// The host's addresses and routes when the configuration is read.
+#[derive(Clone, Debug, Default)]
+pub struct HostFacts {
+    /// The addresses of all interfaces, loopback included.
+    pub own_addresses: Vec<IpAddr>,
+    /// The source address that the IPv4 default route gives.
+    pub default_v4: Option<Ipv4Addr>,
+    /// The source address that the IPv6 default route gives.
+    pub default_v6: Option<Ipv6Addr>,
+    /// Whether an IPv6 socket can be bound.
+    pub has_ipv6: bool,
+    /// Whether addresses may be bound that are not there yet (`net.ipv4.ip_nonlocal_bind`), as VRRP pairs do.
+    pub nonlocal_bind: bool,
+}
+
+impl HostFacts {
+    /// Asks this host. Sends nothing.
+    pub fn of_this_host() -> std::io::Result<Self> {
+        Ok(Self {
+            own_addresses: interfaces::own_addresses()?,
+            default_v4: interfaces::default_route_v4(),
+            default_v6: interfaces::default_route_v6(),
+            has_ipv6: interfaces::has_ipv6(),
+            nonlocal_bind: std::fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind")
+                .is_ok_and(|text| text.trim() == "1"),
+        })
+    }
+
+    /// Whether a socket can be bound to the address.
+    pub(super) fn can_bind(&self, address: IpAddr) -> bool {
+        // All of 127.0.0.0/8 is local, whatever the interface lists.
+        let loopback_v4 = matches!(address, IpAddr::V4(v4) if v4.is_loopback());
+        loopback_v4 || address.is_unspecified() || self.nonlocal_bind || self.own_addresses.contains(&address)
+    }
+}
