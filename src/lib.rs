@@ -11,10 +11,14 @@
 //! - [`worker`]: one packet loop per core around a [`turn::Server`].
 //! - [`observe`]: the log.
 //! - [`config`]: the file's shape on one side, each room's settings on the other.
+//! - [`daemon`]: start, stop, signals, reload and drain.
+//! - [`cli`]: one file for each verb.
 
 pub mod address;
 pub mod auth;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod net;
 pub mod observe;
 pub mod stun;
