@@ -15,6 +15,8 @@ mod problem;
 mod relay;
 mod section;
 pub mod settings;
+#[cfg(test)]
+mod shipped_tests;
 mod state;
 mod strength;
 #[cfg(test)]

@@ -230,7 +230,9 @@ impl Section {
     /// Whether the file, not the environment, holds secrets.
     pub(super) fn holds_secrets(&self) -> bool {
         let Some(ValueKind::Table(auth)) = self.values.get("auth").map(|auth| &auth.kind) else { return false };
-        ["shared-secrets", "user"].iter().any(|key| auth.get(*key).is_some_and(from_file))
+        let is_empty = |value: &Value| matches!(&value.kind, ValueKind::Array(values) if values.is_empty());
+        let holds = |key: &str| auth.get(key).is_some_and(|value| from_file(value) && !is_empty(value));
+        holds("shared-secrets") || holds("user")
     }
 
     /// Lists what nobody asked for.
