@@ -12,6 +12,7 @@
 //! - [`observe`]: the log.
 //! - [`config`]: the file's shape on one side, each room's settings on the other.
 //! - [`daemon`]: start, stop, signals, reload and drain.
+//! - [`service_manager`]: what systemd is told.
 //! - [`cli`]: one file for each verb.
 
 pub mod address;
@@ -21,6 +22,7 @@ pub mod config;
 pub mod daemon;
 pub mod net;
 pub mod observe;
+pub mod service_manager;
 pub mod stun;
 pub mod turn;
 pub mod worker;

@@ -27,8 +27,7 @@ impl HostFacts {
             default_v4: interfaces::default_route_v4(),
             default_v6: interfaces::default_route_v6(),
             has_ipv6: interfaces::has_ipv6(),
-            nonlocal_bind: std::fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind")
-                .is_ok_and(|text| text.trim() == "1"),
+            nonlocal_bind: interfaces::allows_nonlocal_bind(),
         })
     }
 
