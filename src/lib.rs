@@ -9,10 +9,20 @@
 //! - [`turn`]: RFC 8656 as a state machine without sockets, clock or randomness of its own.
 //! - [`net`]: sockets and nothing else; `unsafe` lives here.
 //! - [`worker`]: one packet loop per core around a [`turn::Server`].
+//! - [`observe`]: the log.
+//! - [`config`]: the file's shape on one side, each room's settings on the other.
+//! - [`daemon`]: start, stop, signals, reload and drain.
+//! - [`service_manager`]: what systemd is told.
+//! - [`cli`]: one file for each verb.
 
 pub mod address;
 pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod net;
+pub mod observe;
+pub mod service_manager;
 pub mod stun;
 pub mod turn;
 pub mod worker;

@@ -15,5 +15,5 @@ pub mod settings;
 pub use authenticator::{AuthError, Authenticator};
 pub use challenge::Challenge;
 pub use credentials::Credentials;
-pub use prepare::opaque_string;
+pub use prepare::{PrepareError, opaque_string};
 pub use settings::Settings;

@@ -46,6 +46,20 @@ pub fn default_source(family: Family) -> Option<IpAddr> {
     (!source.is_unspecified()).then_some(source)
 }
 
+/// Whether an IPv6 socket can be bound on this host.
+pub fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
+/// Whether sockets can be bound to addresses the host does not have, as VRRP pairs ask of the kernel
+/// (`net.ipv4.ip_nonlocal_bind`). Tried rather than read: a hardened unit does not see /proc/sys.
+pub fn allows_nonlocal_bind() -> bool {
+    // TEST-NET-2 (RFC 5737).
+    let foreign = Ipv4Addr::new(198, 51, 100, 254);
+    let is_own = own_addresses().is_ok_and(|own| own.contains(&IpAddr::V4(foreign)));
+    !is_own && UdpSocket::bind((foreign, 0)).is_ok()
+}
+
 /// How many file descriptors the process may have: now, and after raising the limit itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescriptorLimits {

@@ -27,3 +27,20 @@ pub enum Accept {
     /// Plain STUN alone.
     Plain,
 }
+
+/// Bounds on connections that have yet to prove anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptLimits {
+    /// Connections from one source prefix (IPv4 /32, IPv6 /64). 0 is no limit.
+    pub connections_per_source: u32,
+    /// Connections of all clients together. 0 is no limit but descriptors.
+    pub connections_total: u32,
+    /// TLS handshakes under way at once, over all listeners.
+    pub handshakes: u32,
+}
+
+impl Default for AcceptLimits {
+    fn default() -> Self {
+        Self { connections_per_source: 4000, connections_total: 0, handshakes: 256 }
+    }
+}

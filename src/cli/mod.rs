@@ -1,0 +1,104 @@
+//! The command line: one file for each verb. Output for people is printed here and nowhere else.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, HostFacts, Loaded, StateAccess};
+use crate::observe::logs::Level;
+
+mod check;
+mod credential;
+mod mint;
+#[cfg(feature = "probe")]
+mod probe;
+mod serve;
+mod urls;
+pub mod welcome;
+
+/// sysexits.h: "something was found in an unconfigured or misconfigured state".
+pub const EXIT_CONFIG: u8 = 78;
+
+/// A STUN/TURN relay server.
+#[derive(Debug, Parser)]
+#[command(name = "ferryd", version, about, max_term_width = 100)]
+struct Arguments {
+    /// The configuration file; without it /etc/ferryd/ferryd.toml is read if it exists
+    #[arg(long, short, global = true, value_name = "FILE", env = "FERRYD_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    serve: serve::Arguments,
+
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Relay until told to stop (what ferryd does without a verb)
+    Serve(serve::Arguments),
+    /// List everything that is wrong with the configuration; exit status 78 if anything is
+    Check,
+    /// Mint a time-limited user and print it as iceServers JSON
+    Credential(credential::Arguments),
+    /// See a TURN server as a client does: binding, allocation, packets through the relay, times
+    #[cfg(feature = "probe")]
+    Probe(probe::Arguments),
+}
+
+/// Parses the command line and does what it says.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let file = config::choose_file(arguments.config.as_deref());
+    match arguments.verb {
+        None => serve::run(file.as_deref(), &arguments.serve),
+        Some(Verb::Serve(serve)) => serve::run(file.as_deref(), &serve.or(arguments.serve)),
+        Some(Verb::Check) => check::run(file.as_deref()),
+        Some(Verb::Credential(credential)) => credential::run(file.as_deref(), &credential),
+        #[cfg(feature = "probe")]
+        Some(Verb::Probe(probe)) => probe::run(&probe),
+    }
+}
+
+/// Loads the configuration; what is wrong goes to standard error, one line each.
+fn load(file: Option<&Path>, access: StateAccess) -> Result<Loaded, ExitCode> {
+    let host = HostFacts::of_this_host().map_err(|error| {
+        eprintln!("error: the addresses of this host cannot be listed ({error})");
+        ExitCode::FAILURE
+    })?;
+    config::load(file, &config::process_environment(), &host, access).map_err(|problems| {
+        for problem in &problems.0 {
+            eprintln!("error: {problem}");
+        }
+        ExitCode::from(EXIT_CONFIG)
+    })
+}
+
+fn level_from_name(name: &str) -> Result<Level, String> {
+    let names = Level::NAMES.map(|(name, _)| name).join(", ");
+    let found = Level::NAMES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, level)| *level).ok_or_else(|| format!("expected one of {names}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn no_verb_is_serve_and_the_file_goes_anywhere() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).unwrap();
+        assert!(parse("ferryd").verb.is_none());
+        assert_eq!(parse("ferryd --config a").config, parse("ferryd serve --config a").config);
+        assert_eq!(parse("ferryd check -c a").config, Some(PathBuf::from("a")));
+        assert!(Arguments::try_parse_from(["ferryd", "--log-level", "loud"]).is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! `ferryd serve`: relay until told to stop.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use tracing::{info, warn};
+
+use super::welcome;
+use crate::config::{Loaded, StateAccess};
+use crate::daemon;
+use crate::observe::logs::{self, Level};
+
+#[derive(Clone, Copy, Debug, Args)]
+#[group(skip)]
+pub(super) struct Arguments {
+    /// Write events of this level and above, whatever the configuration says: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", value_parser = super::level_from_name)]
+    log_level: Option<Level>,
+}
+
+impl Arguments {
+    /// What is given after the verb, else before it.
+    pub(super) fn or(self, before: Self) -> Self {
+        Self { log_level: self.log_level.or(before.log_level) }
+    }
+}
+
+pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
+    let mut loaded = match super::load(file, StateAccess::Create) {
+        Ok(loaded) => loaded,
+        Err(status) => return status,
+    };
+    if let Some(level) = arguments.log_level {
+        loaded.settings.log.level = level;
+    }
+    logs::start(loaded.settings.log);
+    tell(&loaded);
+    let greeting = welcome::Greeting::of(&loaded);
+    daemon::run(loaded, |settings| {
+        if let Some(greeting) = greeting.filter(|_| !welcome::under_service_manager()) {
+            welcome::print(&greeting, settings);
+        }
+    })
+}
+
+/// What an operator should know before anything is served.
+fn tell(loaded: &Loaded) {
+    match (&loaded.sources.file, loaded.sources.variables.len()) {
+        (Some(file), variables) => info!(file = %file.display(), variables, "configuration read"),
+        (None, variables) => info!(variables, "no configuration file, defaults are used"),
+    }
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    if !loaded.settings.serves_tls() {
+        info!("TLS is off: set tls.certificate and tls.key to serve turns: URLs");
+    }
+}

@@ -1,0 +1,196 @@
+//! `listener` and `tls`: where clients reach the server.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::certificate::{self, CertificateFacts};
+use super::host::HostFacts;
+use super::problem::{At, Report};
+use super::section::{Entry, Section};
+use super::settings::CertificateFiles;
+use crate::worker::settings::{Accept, Listener, ListenerKind};
+
+/// What the file calls a listener, before wildcards are spread over the families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Spec {
+    host: Host,
+    port: u16,
+    kind: ListenerKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Host {
+    /// `*`: every address of every family the host has.
+    Any,
+    Address(IpAddr),
+}
+
+/// The listeners there are when none is configured.
+const DEFAULT: [Spec; 3] = [
+    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Udp },
+    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Stream(Accept::Both) },
+    Spec { host: Host::Any, port: 5349, kind: ListenerKind::Stream(Accept::Tls) },
+];
+
+/// Reads `listener`. Without TLS what is left of it is plain.
+pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut Report) -> Vec<Listener> {
+    let at = root.at("listener");
+    let before = report.problems.len();
+    let specs = match root.sections("listener", report) {
+        Some(sections) => sections.into_iter().filter_map(|section| read_one(section, host, report)).collect(),
+        None => DEFAULT.map(|value| Entry { value, at: at.clone() }).to_vec(),
+    };
+    if specs.is_empty() && report.problems.len() == before {
+        let remedy = "remove the key: the default listens on 3478 and 5349";
+        report.problem(at.problem("found no listener", "at least one listener", remedy));
+    }
+    let are_default = specs.iter().map(|spec| spec.value).eq(DEFAULT);
+    let mut listeners: Vec<Listener> = Vec::new();
+    for Entry { value: spec, at } in specs {
+        let Some(kind) = without_tls(spec.kind, tls) else {
+            if !are_default {
+                let remedy = "set tls.certificate and tls.key, or remove the listener";
+                report.problem(at.problem("answers TLS alone, and there is no certificate", "a certificate", remedy));
+            }
+            continue;
+        };
+        for listener in spread(Spec { kind, ..spec }, host) {
+            if listeners.iter().any(|other| same_socket(*other, listener)) {
+                let words = format!("{} is listened on already", listener.address);
+                report.problem(at.problem(words, "each address, port and transport once", "remove one of the two"));
+            } else {
+                listeners.push(listener);
+            }
+        }
+    }
+    listeners
+}
+
+fn same_socket(one: Listener, other: Listener) -> bool {
+    let udp = |listener: Listener| listener.kind == ListenerKind::Udp;
+    one.address == other.address && udp(one) == udp(other) && one.address.port() != 0
+}
+
+/// What a listener speaks when there may be no certificate; `None` is nothing.
+fn without_tls(kind: ListenerKind, tls: bool) -> Option<ListenerKind> {
+    match kind {
+        ListenerKind::Stream(Accept::Both) if !tls => Some(ListenerKind::Stream(Accept::Plain)),
+        ListenerKind::Stream(Accept::Tls) if !tls => None,
+        ListenerKind::Udp | ListenerKind::Stream(Accept::Both | Accept::Tls | Accept::Plain) => Some(kind),
+    }
+}
+
+fn spread(spec: Spec, host: &HostFacts) -> Vec<Listener> {
+    let addresses = match spec.host {
+        Host::Address(address) => vec![address],
+        Host::Any if host.has_ipv6 => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        Host::Any => vec![Ipv4Addr::UNSPECIFIED.into()],
+    };
+    let listener = |address| Listener { address: SocketAddr::new(address, spec.port), kind: spec.kind };
+    addresses.into_iter().map(listener).collect()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Udp,
+    Tcp,
+}
+
+fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Option<Entry<Spec>> {
+    let at = section.at("address");
+    let before = report.problems.len();
+    let address = section.text("address", report);
+    let wire = section.word("transport", &[("udp", Wire::Udp), ("tcp", Wire::Tcp)], report);
+    let accept_words = [("both", Accept::Both), ("tls", Accept::Tls), ("plain", Accept::Plain)];
+    let accept = section.word("accept", &accept_words, report);
+    let transport_at = section.at("transport");
+    section.finish(report);
+    let complete = report.problems.len() == before;
+    if address.is_none() && complete {
+        report.problem(at.problem("is missing", "an address and port", "write address = \"*:3478\""));
+    }
+    if wire.is_none() && complete {
+        let remedy = "write transport = \"udp\"";
+        report.problem(transport_at.problem("is missing", "\"udp\" or \"tcp\"", remedy));
+    }
+    if let (Some(Wire::Udp), Some(accept)) = (wire.as_ref().map(|wire| wire.value), &accept) {
+        report.problem(accept.at.problem("stands on a udp listener", "accept on tcp listeners only", "remove it"));
+    }
+    let (host_part, port) = parse_address(&address?, host, report)?;
+    let kind = match wire?.value {
+        Wire::Udp => ListenerKind::Udp,
+        Wire::Tcp => ListenerKind::Stream(accept.map_or(Accept::Both, |accept| accept.value)),
+    };
+    Some(Entry { value: Spec { host: host_part, port, kind }, at })
+}
+
+fn parse_address(entry: &Entry<String>, host: &HostFacts, report: &mut Report) -> Option<(Host, u16)> {
+    let text = entry.value.as_str();
+    if let Some(port) = text.strip_prefix("*:").and_then(|port| port.parse().ok()) {
+        return Some((Host::Any, port));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        if !host.can_bind(address.ip()) {
+            report.problem(entry.at.problem(
+                format!("found {}, which is no address of this host", address.ip()),
+                "an address of an interface, or *",
+                "`ip -brief address` lists them; behind 1:1 NAT listen on * and set relay.advertised-addresses",
+            ));
+        }
+        return Some((Host::Address(address.ip()), address.port()));
+    }
+    let remedy = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => format!("add the port: \"{address}:3478\""),
+        Ok(IpAddr::V6(address)) => format!("add brackets and the port: \"[{address}]:3478\""),
+        Err(_) if text == "*" => "add the port: \"*:3478\"".to_owned(),
+        Err(_) => "write \"*:3478\", \"192.0.2.1:3478\" or \"[2001:db8::1]:3478\"; names are not looked up".to_owned(),
+    };
+    report.problem(entry.at.problem(format!("found \"{text}\""), "an address and a port from 0 to 65535", remedy));
+    None
+}
+
+/// Reads `tls` and looks into the certificates.
+pub(super) fn read_tls(mut tls: Section, report: &mut Report) -> Vec<(CertificateFiles, Option<CertificateFacts>)> {
+    let mut read = Vec::new();
+    read.extend(read_certificate(&mut tls, report));
+    for mut section in tls.sections("certificates", report).unwrap_or_default() {
+        let at = section.at("certificate");
+        let before = report.problems.len();
+        match read_certificate(&mut section, report) {
+            Some(certificate) => read.push(certificate),
+            None if report.problems.len() == before => {
+                let remedy = "name both files, or remove the table";
+                report.problem(at.problem("is missing", "certificate and key", remedy));
+            }
+            None => {}
+        }
+        section.finish(report);
+    }
+    tls.finish(report);
+    read
+}
+
+fn read_certificate(
+    section: &mut Section,
+    report: &mut Report,
+) -> Option<(CertificateFiles, Option<CertificateFacts>)> {
+    let missing = |at: At, other: &str, report: &mut Report| {
+        let words = format!("is missing, and {other} is set");
+        report.problem(at.problem(words, "both certificate and key", "name both files"));
+    };
+    match (section.path("certificate", report), section.path("key", report)) {
+        (Some(certificate), Some(key)) => {
+            let files = CertificateFiles { certificate: certificate.value, key: key.value };
+            let facts = certificate::examine(&files, &certificate.at, &key.at, report);
+            Some((files, facts))
+        }
+        (Some(_), None) => {
+            missing(section.at("key"), "certificate", report);
+            None
+        }
+        (None, Some(_)) => {
+            missing(section.at("certificate"), "key", report);
+            None
+        }
+        (None, None) => None,
+    }
+}

@@ -1,0 +1,161 @@
+//! The configuration: the file's shape on one side, each room's settings on the other.
+//!
+//! Layers, each over the one before: the defaults of the rooms, the file, the environment (`FERRYD_RELAY__PORT_MIN` is
+//! `relay.port-min`). An unknown key or a bad value is a [`Problem`]; all of them are listed, and then nothing starts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+mod certificate;
+mod credentials;
+mod host;
+mod layers;
+mod listeners;
+mod problem;
+mod relay;
+mod section;
+pub mod settings;
+#[cfg(test)]
+mod shipped_tests;
+mod state;
+mod strength;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use certificate::CertificateFacts;
+pub use credentials::{REALM, SecretOrigin};
+pub use host::HostFacts;
+pub use problem::{Problem, Problems};
+pub use settings::{CertificateFiles, Settings};
+pub use state::StateAccess;
+pub use strength::{STRENGTH_BITS_MIN, strength_bits};
+pub use values::{duration_words, parse_duration};
+
+use credentials::Places;
+use problem::{At, Report};
+use section::{Entry, Section};
+
+use crate::observe::logs;
+use crate::worker::settings::ListenerKind;
+
+/// Environment variables by name.
+pub type Environment = BTreeMap<String, String>;
+
+/// The file that is read when none is named and it exists.
+pub const DEFAULT_FILE: &str = "/etc/ferryd/ferryd.toml";
+
+/// A configuration that holds together.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub settings: Settings,
+    pub sources: Sources,
+    pub secret_origin: SecretOrigin,
+    /// What the certificates say, in the order of `settings.tls`; expiry is the caller's to judge.
+    pub certificates: Vec<CertificateFacts>,
+    /// What an operator should look at; each is one line.
+    pub warnings: Vec<String>,
+}
+
+/// The layers over the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    pub file: Option<PathBuf>,
+    /// The names of the variables that set something.
+    pub variables: Vec<String>,
+}
+
+impl Sources {
+    /// Whether nothing was configured at all.
+    pub fn are_defaults(&self) -> bool {
+        self.file.is_none() && self.variables.is_empty()
+    }
+}
+
+/// The variables of this process; what is not UTF-8 is not a setting.
+pub fn process_environment() -> Environment {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The file to read: the one named, else the default one if there is one.
+pub fn choose_file(named: Option<&Path>) -> Option<PathBuf> {
+    let default = Path::new(DEFAULT_FILE);
+    // A file that cannot be looked at is read, so that the reason is told.
+    named.map(Path::to_owned).or_else(|| default.try_exists().unwrap_or(true).then(|| default.to_owned()))
+}
+
+/// Reads the layers and composes every room's settings, or lists everything that is wrong.
+pub fn load(
+    file: Option<&Path>,
+    environment: &Environment,
+    host: &HostFacts,
+    access: StateAccess,
+) -> Result<Loaded, Problems> {
+    let mut report = Report::default();
+    let loaded = read(file, environment, host, access, &mut report);
+    if report.problems.is_empty() { Ok(loaded) } else { Err(Problems(report.problems)) }
+}
+
+fn read(
+    file: Option<&Path>,
+    environment: &Environment,
+    host: &HostFacts,
+    access: StateAccess,
+    report: &mut Report,
+) -> Loaded {
+    let text = file.and_then(|path| Some((path, layers::read_file(path, report)?)));
+    let world_readable = text.as_ref().is_some_and(|(_, file)| file.world_readable);
+    let values = layers::merge(text.as_ref().map(|(path, file)| (*path, file.text.as_str())), environment, report);
+    let name = file.map_or_else(|| "environment".to_owned(), |path| path.display().to_string());
+    let mut root = Section::root(name, values);
+    if let Some(path) = file.filter(|_| world_readable && root.holds_secrets()) {
+        let words = "everybody may read the secrets in this file; chmod o-r closes it";
+        report.warn(&At::file(path, "mode"), words);
+    }
+
+    let state_directory = root.path("state-directory", report).map(|entry| entry.value);
+    let state_directory = state_directory.or_else(|| systemd_directory(environment, "STATE_DIRECTORY"));
+    let credentials_directory = systemd_directory(environment, "CREDENTIALS_DIRECTORY");
+    let places = Places {
+        state_directory: state_directory.as_deref(),
+        credentials_directory: credentials_directory.as_deref(),
+        access,
+    };
+    let workers = root.number("workers", 0..=1024, report).map_or(0, |entry: Entry<u32>| entry.value as usize);
+    let tls_section = root.section("tls", report);
+    let tls = listeners::read_tls(tls_section, report);
+    let listeners = listeners::read(&mut root, !tls.is_empty(), host, report);
+    let (mut turn, accept) = relay::read(&mut root, host, report);
+    let udp = listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
+    turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
+    let log = read_log(root.section("log", report), report);
+    // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
+    let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };
+    let (auth, secret_origin) = credentials::read(&mut root, &places, report);
+    root.finish(report);
+
+    let (tls, certificates): (Vec<_>, Vec<_>) = tls.into_iter().unzip();
+    Loaded {
+        settings: Settings { auth, turn, listeners, tls, workers, state_directory, log, accept },
+        sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
+        secret_origin,
+        certificates: certificates.into_iter().flatten().collect(),
+        warnings: std::mem::take(&mut report.warnings),
+    }
+}
+
+/// The first of systemd's directories; it separates several with colons.
+fn systemd_directory(environment: &Environment, variable: &str) -> Option<PathBuf> {
+    let first = environment.get(variable)?.split(':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(first))
+}
+
+fn read_log(mut log: Section, report: &mut Report) -> logs::Settings {
+    let default = logs::Settings::default();
+    let level = log.word("level", &logs::Level::NAMES, report).map_or(default.level, |entry| entry.value);
+    let format = log.word("format", &logs::Format::NAMES, report).map_or(default.format, |entry| entry.value);
+    log.finish(report);
+    logs::Settings { level, format }
+}

@@ -1,0 +1,37 @@
+//! The daemon's settings, room by room.
+
+use std::path::PathBuf;
+
+use crate::observe::logs;
+use crate::worker::settings::{AcceptLimits, Listener};
+use crate::{auth, turn};
+
+/// What every room needs, composed from the layers of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub auth: auth::Settings,
+    pub turn: turn::Settings,
+    /// What clients reach. Without a certificate no listener speaks TLS: those for TLS alone are left out.
+    pub listeners: Vec<Listener>,
+    /// The first certificate answers clients that name none; empty is no TLS.
+    pub tls: Vec<CertificateFiles>,
+    /// Packet loops; 0 is one per core of the cgroup quota.
+    pub workers: usize,
+    pub state_directory: Option<PathBuf>,
+    pub log: logs::Settings,
+    pub accept: AcceptLimits,
+}
+
+/// A certificate chain and its private key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Settings {
+    /// Whether any client is served over TLS.
+    pub fn serves_tls(&self) -> bool {
+        !self.tls.is_empty()
+    }
+}

@@ -1,0 +1,454 @@
+//! A configuration goes in; settings or every problem comes out.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use super::*;
+use crate::auth::settings::{SecretAlgorithm, UserCredential};
+use crate::worker::settings::{Accept, ListenerKind};
+
+pub(super) fn host() -> HostFacts {
+    let own = ["127.0.0.1", "::1", "192.0.2.10", "10.0.0.5", "2001:db8::10"];
+    HostFacts {
+        own_addresses: own.iter().map(|address| address.parse().unwrap()).collect(),
+        default_v4: Some("10.0.0.5".parse().unwrap()),
+        default_v6: Some("2001:db8::10".parse().unwrap()),
+        has_ipv6: true,
+        nonlocal_bind: false,
+    }
+}
+
+pub(super) fn variables(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load_text(text: &str) -> Result<Loaded, Problems> {
+    load_with(text, &[], &host())
+}
+
+fn load_with(text: &str, environment: &[(&str, &str)], host: &HostFacts) -> Result<Loaded, Problems> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ferryd.toml");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    load(Some(&path), &variables(environment), host, StateAccess::Create)
+}
+
+/// The problems without the name of the file.
+fn problems(text: &str) -> Vec<String> {
+    problems_with(text, &[])
+}
+
+fn problems_with(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    let Problems(problems) = load_with(text, environment, &host()).expect_err("the configuration is wrong");
+    let shorten = |source: &str| match source.ends_with("/ferryd.toml") {
+        true => "f".to_owned(),
+        false => source.to_owned(),
+    };
+    problems.into_iter().map(|problem| Problem { source: shorten(&problem.source), ..problem }.to_string()).collect()
+}
+
+const STRONG: &str = "mVJ0s3yTzQkU8cXeW1bNhR4p";
+
+#[test]
+fn nothing_configured_is_safe_and_complete() {
+    let loaded = load(None, &Environment::new(), &host(), StateAccess::Create).unwrap();
+    assert!(loaded.sources.are_defaults());
+    assert_eq!(loaded.secret_origin, SecretOrigin::Forgotten);
+    let settings = loaded.settings;
+    assert_eq!(settings.auth.realm, "ferryd");
+    assert_eq!(settings.auth.shared_secrets.len(), 1);
+    assert_eq!(settings.auth.nonce_key.expose().len(), 32);
+    assert!(settings.auth.users.is_empty() && !settings.serves_tls());
+    let addresses: Vec<String> = settings.turn.relay_addresses.iter().map(|relay| relay.bind.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.5", "2001:db8::10"]);
+    // TLS listeners are left out without a certificate, and what would answer both answers plain.
+    let listeners: Vec<String> =
+        settings.listeners.iter().map(|listener| format!("{} {:?}", listener.address, listener.kind)).collect();
+    assert_eq!(
+        listeners,
+        ["0.0.0.0:3478 Udp", "[::]:3478 Udp", "0.0.0.0:3478 Stream(Plain)", "[::]:3478 Stream(Plain)"]
+    );
+}
+
+#[test]
+fn two_starts_without_a_state_directory_share_nothing() {
+    let secret = || {
+        let loaded = load(None, &Environment::new(), &host(), StateAccess::Create).unwrap();
+        loaded.settings.auth.shared_secrets[0].secret.expose().to_owned()
+    };
+    assert_ne!(secret(), secret());
+}
+
+#[test]
+fn the_state_directory_of_systemd_keeps_secret_and_nonce_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment = variables(&[("STATE_DIRECTORY", directory.path().to_str().unwrap())]);
+    let read = || load(None, &environment, &host(), StateAccess::Create).unwrap();
+    let (first, second) = (read(), read());
+    assert_eq!(first.secret_origin, SecretOrigin::Kept(directory.path().join("shared-secret")));
+    let secret = |loaded: &Loaded| loaded.settings.auth.shared_secrets[0].secret.expose().to_owned();
+    assert_eq!(secret(&first), secret(&second));
+    assert_eq!(first.settings.auth.nonce_key, second.settings.auth.nonce_key);
+}
+
+#[test]
+fn garbage_in_the_state_directory_is_reported_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("nonce.key"), "garbage").unwrap();
+    fs::write(directory.path().join("shared-secret"), "").unwrap();
+    let environment = variables(&[("STATE_DIRECTORY", directory.path().to_str().unwrap())]);
+    let words = load(None, &environment, &host(), StateAccess::Create).unwrap_err().to_string();
+    assert!(words.contains("nonce.key: is not such a key, expected 64 hexadecimal digits"), "{words}");
+    assert!(words.contains("shared-secret: holds 0 characters"), "{words}");
+    assert_eq!(fs::read(directory.path().join("nonce.key")).unwrap(), b"garbage");
+    assert_eq!(fs::read(directory.path().join("shared-secret")).unwrap(), b"");
+}
+
+#[test]
+fn a_wrong_configuration_leaves_no_state_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment = [("STATE_DIRECTORY", directory.path().to_str().unwrap()), ("FERRYD_RELAY__PORT_MIN", "banana")];
+    load(None, &variables(&environment), &host(), StateAccess::Create).unwrap_err();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_host_without_routes_relays_on_loopback() {
+    let bare = HostFacts { own_addresses: vec!["127.0.0.1".parse().unwrap()], ..HostFacts::default() };
+    let loaded = load(None, &Environment::new(), &bare, StateAccess::Create).unwrap();
+    let addresses: Vec<IpAddr> = loaded.settings.turn.relay_addresses.iter().map(|relay| relay.bind).collect();
+    assert_eq!(addresses, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(loaded.settings.listeners.len(), 2, "no IPv6 wildcards");
+}
+
+#[test]
+fn every_problem_is_listed_not_only_the_first() {
+    let found = problems(
+        "realm = 5\nworkers = \"many\"\nlisten = 1\n\
+         [relay]\nport-mni = 1\nport-max = 99999\nlifetime-max = \"2 weeks\"\n\
+         [peers]\nallow = [\"10.0.0.5/8\", \"intranet\"]\n[log]\nlevel = \"inof\"\n",
+    );
+    assert_eq!(
+        found,
+        [
+            "f: workers: found \"many\", expected a whole number from 0 to 1024; write such a number, without quotes",
+            "f: relay.port-max: found 99999, expected a whole number from 1024 to 65535; write such a number, without \
+             quotes",
+            "f: relay.lifetime-max: found \"2 weeks\", expected a duration from 1s to 1h; write \"90s\", \"10m\", \
+             \"1h\" or a number of seconds",
+            "f: relay.port-mni: unknown key, expected one of addresses, advertised-addresses, port-min, port-max, \
+             lifetime-default, lifetime-max; did you mean port-min?",
+            "f: peers.allow #1: found \"10.0.0.5/8\", expected a range of addresses (CIDR); write \"10.0.0.0/8\" for \
+             the range or \"10.0.0.5\" for the one address",
+            "f: peers.allow #2: found \"intranet\", expected a range of addresses (CIDR); write \"10.0.0.0/8\", \
+             \"2001:db8::/32\" or one address",
+            "f: log.level: found \"inof\", expected one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"; did \
+             you mean \"info\"?",
+            "f: realm: found 5, expected a text; put it in quotes",
+            "f: listen: unknown key, expected one of state-directory, workers, tls, listener, relay, peers, limits, \
+             compatibility, log, realm, auth; did you mean listener?",
+        ]
+    );
+}
+
+#[test]
+fn a_section_that_is_no_table_is_a_problem_of_its_own() {
+    assert_eq!(
+        problems("relay = 5"),
+        ["f: relay: found a number, expected a table of keys; write the keys below its name in [ ], or inside { }"]
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = load(Some(Path::new("/nonexistent/f.toml")), &Environment::new(), &host(), StateAccess::Create);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "/nonexistent/f.toml: cannot be read (No such file or directory (os error 2)), expected a TOML file; check the \
+         path and that the user ferryd runs as may read it"
+    );
+}
+
+#[test]
+fn the_environment_sets_every_kind_of_value() {
+    let loaded = load_with(
+        "",
+        &[
+            ("FERRYD_REALM", "example.org"),
+            ("FERRYD_RELAY__PORT_MIN", "50000"),
+            ("FERRYD_RELAY__LIFETIME_MAX", "30m"),
+            ("FERRYD_RELAY__ADDRESSES", "10.0.0.5, 2001:db8::10"),
+            ("FERRYD_PEERS__ALLOW", "10.0.0.0/8,192.168.0.1"),
+            ("FERRYD_AUTH__SHARED_SECRETS", STRONG),
+            ("FERRYD_COMPATIBILITY__CHANNELS_ABOVE_4FFF", "true"),
+            ("FERRYD_LISTENER", "[{ address = \"127.0.0.1:3478\", transport = \"udp\" }]"),
+        ],
+        &host(),
+    );
+    let settings = loaded.unwrap().settings;
+    assert_eq!(settings.auth.realm, "example.org");
+    assert_eq!(settings.turn.port_min, 50000);
+    assert_eq!(settings.turn.lifetime_max, Duration::from_secs(1800));
+    assert_eq!(settings.turn.relay_addresses.len(), 2);
+    assert_eq!(settings.turn.peers.allow.len(), 2);
+    assert_eq!(settings.auth.shared_secrets[0].secret.expose(), STRONG.as_bytes());
+    assert!(settings.turn.channels_above_4fff);
+    assert_eq!(settings.listeners.len(), 1);
+}
+
+#[test]
+fn unknown_variables_are_fatal_and_named() {
+    let found = problems_with("", &[("FERRYD_RELAY__PORT_MNI", "1"), ("FERRYD_REALMS", "x"), ("FERRYD_RELY__X", "1")]);
+    assert_eq!(found.len(), 3);
+    assert!(found[0].starts_with("environment variable FERRYD_RELAY__PORT_MNI: relay.port-mni: unknown key"));
+    assert!(found[0].ends_with("did you mean FERRYD_RELAY__PORT_MIN?"), "{}", found[0]);
+    assert!(found[1].ends_with("did you mean FERRYD_REALM?"), "{}", found[1]);
+    assert!(found[2].starts_with("environment variable FERRYD_RELY__X: rely: unknown key"), "{}", found[2]);
+}
+
+#[test]
+fn listeners_spread_the_star_and_keep_exact_addresses() {
+    let text = "listener = [ { address = \"*:443\", transport = \"tcp\", accept = \"plain\" },\n\
+                { address = \"[2001:db8::10]:80\", transport = \"udp\" } ]";
+    let listeners = load_text(text).unwrap().settings.listeners;
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(addresses, ["0.0.0.0:443", "[::]:443", "[2001:db8::10]:80"]);
+    assert_eq!(listeners[0].kind, ListenerKind::Stream(Accept::Plain));
+    assert_eq!(listeners[2].kind, ListenerKind::Udp);
+}
+
+#[test]
+fn listeners_may_be_tables_of_their_own() {
+    let text =
+        "[[listener]]\naddress = \"*:1\"\ntransport = \"udp\"\n[[listener]]\naddress = \"*:2\"\ntransport = \"udp\"\n";
+    assert_eq!(load_text(text).unwrap().settings.listeners.len(), 4);
+}
+
+#[test]
+fn wrong_listeners_are_told_apart() {
+    let one = |listener: &str| problems(&format!("listener = [ {listener} ]")).join("\n");
+    let starts = |listener: &str, words: &str| {
+        let found = one(listener);
+        assert!(found.contains(words), "{found}");
+    };
+    starts("{ address = \"192.0.2.10\", transport = \"udp\" }", "add the port: \"192.0.2.10:3478\"");
+    starts("{ address = \"::1\", transport = \"udp\" }", "add brackets and the port: \"[::1]:3478\"");
+    starts("{ address = \"*\", transport = \"udp\" }", "add the port: \"*:3478\"");
+    starts("{ address = \"turn.example.org:3478\", transport = \"udp\" }", "names are not looked up");
+    starts(
+        "{ address = \"203.0.113.9:1\", transport = \"udp\" }",
+        "found 203.0.113.9, which is no address of this host",
+    );
+    starts("{ address = \"*:70000\", transport = \"udp\" }", "a port from 0 to 65535");
+    starts("{ transport = \"udp\" }", "listener #1 address: is missing");
+    starts("{ address = \"*:1\" }", "listener #1 transport: is missing");
+    starts("{ address = \"*:1\", transport = \"tls\" }", "expected one of \"udp\", \"tcp\"");
+    starts("{ address = \"*:1\", transport = \"udp\", accept = \"tls\" }", "stands on a udp listener");
+    starts("{ address = \"*:1\", transport = \"tcp\", acept = \"tls\" }", "did you mean accept?");
+    starts("{ address = \"*:1\", transport = \"tcp\", accept = \"tls\" }", "there is no certificate");
+    starts(
+        "{ address = \"*:1\", transport = \"udp\" }, { address = \"0.0.0.0:1\", transport = \"udp\" }",
+        "listener #2 address: 0.0.0.0:1 is listened on already",
+    );
+    starts("", "found no listener");
+}
+
+#[test]
+fn a_certificate_turns_tls_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["turn.example.org".to_owned()]).unwrap();
+    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let text = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
+    let loaded = load_text(&text).unwrap();
+    assert!(loaded.settings.serves_tls());
+    assert_eq!(loaded.settings.listeners.len(), 6);
+    assert_eq!(loaded.settings.listeners[4].kind, ListenerKind::Stream(Accept::Tls));
+    assert_eq!(loaded.certificates[0].names, ["turn.example.org"]);
+    assert!(loaded.warnings.iter().any(|words| words.contains("everybody may read the private key")));
+}
+
+#[test]
+fn half_a_certificate_is_a_problem() {
+    assert_eq!(
+        problems("[tls]\nkey = \"/x\""),
+        ["f: tls.certificate: is missing, and key is set, expected both certificate and key; name both files"]
+    );
+    let found = problems("[tls]\ncertificate = \"/nonexistent/c\"\nkey = \"/nonexistent/k\"");
+    assert_eq!(found.len(), 2);
+    assert!(found[0].starts_with("f: tls.certificate: /nonexistent/c cannot be read"), "{found:?}");
+}
+
+#[test]
+fn advertised_addresses_pair_within_their_family() {
+    let text = "[relay]\naddresses = [\"10.0.0.5\", \"2001:db8::10\"]\nadvertised-addresses = [\"203.0.113.5\"]";
+    let turn = load_text(text).unwrap().settings.turn;
+    assert_eq!(turn.relay_addresses[0].advertised, Some("203.0.113.5".parse().unwrap()));
+    assert_eq!(turn.relay_addresses[1].advertised, None);
+    assert!(turn.peers.own_addresses.contains(&"203.0.113.5".parse().unwrap()));
+    let unconfigured = load_text("[relay]\nadvertised-addresses = [\"203.0.113.5\"]").unwrap().settings.turn;
+    assert_eq!(unconfigured.relay_addresses[0].public(), "203.0.113.5".parse::<IpAddr>().unwrap());
+}
+
+#[test]
+fn wrong_relay_addresses_are_told_apart() {
+    let one = |text: &str, words: &str| {
+        let found = problems(&format!("[relay]\n{text}")).join("\n");
+        assert!(found.contains(words), "{found}");
+    };
+    one("addresses = [\"203.0.113.5\"]", "relay.addresses #1: found 203.0.113.5, which is no address of this host");
+    one("addresses = [\"0.0.0.0\"]", "relay.addresses #1: found \"0.0.0.0\", expected a unicast address");
+    one("addresses = [\"fe80::1\"]", "expected a unicast address");
+    one("addresses = [\"10.0.0.5:1\"]", "without port and brackets");
+    one("addresses = [\"10.0.0.5\", \"10.0.0.5\"]", "relay.addresses #2: 10.0.0.5 stands there already");
+    one("addresses = \"10.0.0.5\"", "relay.addresses: found a text, expected a list");
+    one(
+        "addresses = [\"10.0.0.5\"]\nadvertised-addresses = [\"2001:db8::99\"]",
+        "relay.advertised-addresses: found 1 of IPv6 for 0, expected as many IPv6 addresses",
+    );
+    one("advertised-addresses = [\"203.0.113.5\", \"203.0.113.6\"]", "found 2 of IPv4 for 1");
+    one("port-min = 60000\nport-max = 50000", "relay.port-min: the range 60000 to 50000 is empty");
+    one("port-min = 80", "a whole number from 1024 to 65535");
+    one("lifetime-default = \"30m\"\nlifetime-max = \"20m\"", "the default 30m is over the longest 20m");
+}
+
+#[test]
+fn addresses_that_come_later_are_accepted_where_the_host_allows_them() {
+    let pair = HostFacts { nonlocal_bind: true, ..host() };
+    assert!(load_with("[relay]\naddresses = [\"203.0.113.5\"]", &[], &pair).is_ok());
+}
+
+#[test]
+fn users_have_a_password_a_file_or_a_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    fs::write(&file, format!("{STRONG}\n")).unwrap();
+    let text = format!(
+        "[[auth.user]]\nname = \"cafe\u{301}\"\npassword = \"{STRONG}\"\n\
+         [[auth.user]]\nname = \"bob\"\npassword-file = {file:?}\n\
+         [[auth.user]]\nname = \"carol\"\nkey = \"0x{}\"\n",
+        "ab".repeat(16)
+    );
+    let loaded = load_text(&text).unwrap();
+    let auth = loaded.settings.auth;
+    assert_eq!(auth.users[0].name, "caf\u{e9}");
+    assert!(auth.shared_secrets.is_empty(), "no secret is made beside users");
+    let UserCredential::Password(password) = &auth.users[1].credential else { panic!("not a password") };
+    assert_eq!(password.expose(), STRONG.as_bytes());
+    let UserCredential::Md5Key(key) = &auth.users[2].credential else { panic!("not a key") };
+    assert_eq!(key.expose(), [0xab; 16]);
+    assert!(loaded.warnings[0].contains("everybody may read this secret"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn wrong_users_are_told_apart() {
+    let one = |user: &str, words: &str| {
+        let found = problems(&format!("[[auth.user]]\n{user}")).join("\n");
+        assert!(found.contains(words), "{found}");
+        assert!(!found.contains("hush"), "a password is shown: {found}");
+    };
+    one("name = \"a\"\npassword = \"hush-north\"", "auth.user #1 password: an estimated strength of");
+    one("name = \"a\"\npassword = \"hush-north\"", "openssl rand -base64 18");
+    one("name = \"a\"\npassword = 77", "found a number, expected a secret text");
+    one("name = \"a\"\npassword = [\"hush\"]", "found a list, expected a secret text");
+    one("name = \"a\"\npassword = \"\"", "found an empty text");
+    one("name = \"a\"\npassword = \"hush\\u0007\"", "has the disallowed character U+0007");
+    one("name = \"\"\npassword = \"x\"", "auth.user #1 name: is empty");
+    one("name = \"a\"", "no password is set, expected one of password, password-file, key");
+    one("name = \"a\"\npassword = \"hush\"\nkey = \"00\"", "there is more than one password");
+    one("name = \"a\"\nkey = \"hush\"", "expected 32 hexadecimal digits");
+    one(&format!("password = \"{STRONG}\""), "auth.user #1 name: is missing");
+    one("name = \"a\"\npassword-file = \"/nonexistent\"", "/nonexistent cannot be read");
+    one("name = \"a\"\npasword = \"hush\"", "did you mean password?");
+    let key = "00".repeat(16);
+    one(
+        &format!("name = \"e\u{301}\"\nkey = \"{key}\"\n[[auth.user]]\nname = \"\u{e9}\"\nkey = \"{key}\""),
+        "auth.user #2 name: the user \"\u{e9}\" stands there already",
+    );
+}
+
+#[test]
+fn weak_passwords_can_be_allowed() {
+    let text = "[auth]\nallow-weak-passwords = true\nshared-secrets = [\"north\"]\nuser = [{ name = \"a\", password = \"b\" }]";
+    assert!(load_text(text).is_ok());
+}
+
+#[test]
+fn shared_secrets_come_from_everywhere_and_keep_their_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secrets");
+    fs::write(&file, format!("# rolled over in May\n{STRONG}2\n\nsha256:{STRONG}3\n")).unwrap();
+    fs::write(directory.path().join("ferryd.secrets"), format!("{STRONG}4")).unwrap();
+    let text = format!(
+        "[auth]\nshared-secrets = [\"{STRONG}0\", {{ secret = \"{STRONG}1\", algorithm = \"sha256\" }}]\n\
+         shared-secrets-file = {file:?}"
+    );
+    let environment = [("CREDENTIALS_DIRECTORY", directory.path().to_str().unwrap())];
+    let loaded = load_with(&text, &environment, &host()).unwrap();
+    assert_eq!(loaded.secret_origin, SecretOrigin::Configured);
+    let secrets = loaded.settings.auth.shared_secrets;
+    let texts: Vec<String> =
+        secrets.iter().map(|secret| String::from_utf8(secret.secret.expose().to_vec()).unwrap()).collect();
+    assert_eq!(texts, ["0", "1", "2", "3", "4"].map(|end| format!("{STRONG}{end}")));
+    let algorithms: Vec<SecretAlgorithm> = secrets.iter().map(|secret| secret.algorithm).collect();
+    use SecretAlgorithm::{Sha1, Sha256};
+    assert_eq!(algorithms, [Sha1, Sha256, Sha1, Sha256, Sha1]);
+}
+
+#[test]
+fn wrong_shared_secrets_are_told_without_showing_them() {
+    let one = |text: &str, words: &str| {
+        let found = problems(&format!("[auth]\n{text}")).join("\n");
+        assert!(found.contains(words), "{found}");
+        assert!(!found.contains("hush"), "a secret is shown: {found}");
+    };
+    one("shared-secrets = \"hush\"", "auth.shared-secrets: found a text, expected a list");
+    one("shared-secrets = [\"hush\"]", "auth.shared-secrets #1: an estimated strength of");
+    one("shared-secrets = [7]", "found a number, expected a table of keys");
+    one("shared-secrets = [\"\"]", "found an empty text");
+    one("shared-secrets = [{ algorithm = \"sha1\" }]", "auth.shared-secrets #1 secret: is missing");
+    one("shared-secrets = [{ secret = \"hush\", algorithm = \"sha-1\" }]", "did you mean \"sha1\"?");
+    one("shared-secrets-file = \"/nonexistent\"", "auth.shared-secrets-file: /nonexistent cannot be read");
+    one("shared-secrets-file = \"/dev/null\"", "/dev/null holds no secret");
+    one("nonce-key-file = \"/dev/null\"", "/dev/null: is not such a key");
+    one("nonce-lifetime = \"2h\"", "expected a duration from 1s to 1h");
+}
+
+#[test]
+fn a_readable_file_with_secrets_is_warned_about() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ferryd.toml");
+    fs::write(&path, format!("[auth]\nshared-secrets = [\"{STRONG}\"]\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let warnings = load(Some(&path), &Environment::new(), &host(), StateAccess::Create).unwrap().warnings;
+    assert!(warnings[0].contains("everybody may read the secrets in this file"), "{warnings:?}");
+    fs::write(&path, "realm = \"x\"\n").unwrap();
+    let warnings = load(Some(&path), &Environment::new(), &host(), StateAccess::Create).unwrap().warnings;
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn secrets_never_print() {
+    let text = format!("[auth]\nshared-secrets = [\"{STRONG}\"]\nuser = [{{ name = \"a\", password = \"{STRONG}\" }}]");
+    assert!(!format!("{:?}", load_text(&text).unwrap()).contains(STRONG));
+}
+
+#[test]
+fn allow_only_without_ranges_is_refused() {
+    assert!(problems("[peers]\nallow-only = true")[0].contains("refuses every peer, as allow is empty"));
+}
+
+#[test]
+fn limits_are_read_and_bounded() {
+    let text = "[limits]\nallocations-per-user = 0\nchannels-per-allocation = 7\nhandshakes = 9\n";
+    let settings = load_text(text).unwrap().settings;
+    assert_eq!(settings.turn.limits.allocations_per_user, 0);
+    assert_eq!(settings.turn.limits.channels_per_allocation, 7);
+    assert_eq!(settings.accept.handshakes, 9);
+    let found = problems("[limits]\nchannels-per-allocation = 0\nconnections-total = -1\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+}

@@ -1,0 +1,3 @@
+//! What operators see: logs.
+
+pub mod logs;

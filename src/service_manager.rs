@@ -1,0 +1,47 @@
+//! What systemd is told (sd_notify(3)); without `$NOTIFY_SOCKET` nothing happens.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// Serving, or serving again after a reload.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Reading the configuration again; [`ready`] must follow.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        // The clock is only asked for by Type=notify-reload.
+        Err(_) => tell(&[NotifyState::Reloading]),
+    }
+}
+
+/// On the way out.
+pub fn stopping(status: &str) {
+    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// One line for `systemctl status`.
+pub fn status(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
+/// Still at work; due more often than [`watchdog_interval`].
+pub fn watchdog() {
+    tell(&[NotifyState::Watchdog]);
+}
+
+/// How often [`watchdog`] is to be called: half of the time after which systemd kills. `None` without a watchdog.
+pub fn watchdog_interval() -> Option<Duration> {
+    let mut microseconds = 0;
+    let enabled = sd_notify::watchdog_enabled(false, &mut microseconds);
+    (enabled && microseconds > 0).then(|| Duration::from_micros(microseconds / 2))
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
