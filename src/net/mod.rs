@@ -1,1 +1,3 @@
 //! Sockets and nothing else.
+
+pub mod admission;
