@@ -1,3 +1,5 @@
 //! Sockets and nothing else.
 
 pub mod admission;
+pub mod buffers;
+pub mod send_queue;
