@@ -1,21 +1,34 @@
 //! Sockets and nothing else.
 //!
-//! Datagrams go in and out in batches, streams are opened, and the kernel is asked what it knows; what the bytes mean
-//! is for other rooms. `unsafe` lives here.
+//! Datagrams go in and out in batches, streams are accepted, opened and driven, and the kernel is asked what it knows;
+//! what the bytes mean is for other rooms. `unsafe` lives here.
 //!
 //! - [`socket`]: opening sockets, and why one could not be opened.
 //! - [`udp`]: batches of datagrams.
 //! - [`error_queue`]: ICMP errors about datagrams that were sent.
+//! - [`accept`], [`admission`]: from a listening socket to an established stream, and who is let in.
+//! - [`tls`], [`certificate`]: what TLS listeners answer with.
+//! - [`stream`], [`buffers`]: established streams in a worker's own loop.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
 //! - [`interfaces`]: this host's addresses and descriptor limits.
 
+pub mod accept;
+pub mod admission;
+pub mod buffers;
+pub mod certificate;
 mod control;
 pub mod error_queue;
 pub mod interfaces;
 mod open_error;
 pub mod poll;
+mod send_queue;
+mod sni;
 pub mod socket;
+pub mod stream;
+pub mod tls;
 pub mod udp;
 
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod test_tls;

@@ -1,0 +1,127 @@
+//! TLS of stream listeners: certificates, versions, resumption and ALPN.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, ServerSessionMemoryCache};
+use rustls::version::{TLS12, TLS13};
+
+pub use super::certificate::{CertificateFiles, CertificateStatus, TlsError, certificate_status};
+use super::certificate::{load_pair, status_of};
+use super::sni::{Certificates, Entry};
+
+/// The application protocols of RFC 7443, in order of preference.
+const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
+
+/// Sessions kept for TLS 1.2 clients without tickets: 1024 of about 300 bytes are 300 KiB. All others carry their own.
+const STORED_SESSIONS_MAX: usize = 1024;
+
+/// What an operator decides about TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Chosen by SNI; the first is for clients that ask for none of the names.
+    pub certificates: Vec<CertificateFiles>,
+}
+
+/// What a listener needs to answer TLS; clones share certificates, ticket keys and sessions.
+#[derive(Clone, Debug)]
+pub struct TlsAcceptConfig {
+    with_alpn: Arc<ServerConfig>,
+    without_alpn: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
+}
+
+/// Loads all certificates for TLS 1.2 and 1.3 with resumption.
+///
+/// Errors name the file, what was expected and the remedy. Expired certificates load; see [`TlsAcceptConfig::status`].
+pub fn load(settings: &TlsSettings) -> Result<TlsAcceptConfig, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let certificates = Arc::new(Certificates::new(load_entries(settings, &provider)?));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(TlsError::Library)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates.clone());
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?;
+    config.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS_MAX);
+    let without_alpn = Arc::new(config.clone());
+    config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
+    Ok(TlsAcceptConfig { with_alpn: Arc::new(config), without_alpn, certificates })
+}
+
+impl TlsAcceptConfig {
+    /// Loads other certificates into a configuration in use; sessions stay resumable.
+    ///
+    /// On an error all certificates stay as they are.
+    pub fn reload(&self, settings: &TlsSettings) -> Result<(), TlsError> {
+        self.certificates.replace(load_entries(settings, self.with_alpn.crypto_provider())?);
+        Ok(())
+    }
+
+    /// Says what the certificates in use are, in order, `now` in seconds since 1970-01-01 UTC.
+    pub fn status(&self, now: i64) -> Vec<CertificateStatus> {
+        let entries = self.certificates.entries();
+        entries.iter().filter_map(|entry| status_of(&entry.file, entry.leaf()?, now).ok()).collect()
+    }
+
+    /// Chooses the configuration that answers a ClientHello.
+    ///
+    /// RFC 7443 names protocols that a client may offer; ALPN is never required. RFC 7301 section 3.2 would have a
+    /// server that knows none of the offered names answer no_application_protocol, and clients on port 443 offer `h2`:
+    /// those are answered as if ALPN were unknown here.
+    pub fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let known = hello.alpn().is_some_and(|mut offered| offered.any(|name| ALPN.contains(&name)));
+        if known { self.with_alpn.clone() } else { self.without_alpn.clone() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn without_alpn(&self) -> Arc<ServerConfig> {
+        self.without_alpn.clone()
+    }
+}
+
+fn load_entries(settings: &TlsSettings, provider: &CryptoProvider) -> Result<Vec<Entry>, TlsError> {
+    if settings.certificates.is_empty() {
+        return Err(TlsError::NoCertificates);
+    }
+    let load_one = |files: &CertificateFiles| {
+        let key = Arc::new(load_pair(files, provider)?);
+        let leaf = key.cert.first().ok_or_else(|| TlsError::NoCertificate { file: files.certificate.clone() })?;
+        let names = status_of(&files.certificate, leaf, 0)?.names;
+        Ok(Entry { file: files.certificate.clone(), names, key })
+    };
+    settings.certificates.iter().map(load_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::test_tls::TestCertificate;
+
+    #[test]
+    fn no_certificates_are_an_error() {
+        assert!(matches!(load(&TlsSettings::default()), Err(TlsError::NoCertificates)));
+    }
+
+    #[test]
+    fn a_reload_replaces_all_certificates_or_none() {
+        let (one, two) = (TestCertificate::new(&["one.example"]), TestCertificate::new(&["two.example"]));
+        let config = load(&one.settings()).unwrap();
+        let names = |config: &TlsAcceptConfig| config.status(0).into_iter().flat_map(|s| s.names).collect::<Vec<_>>();
+        let mut broken = two.settings();
+        broken.certificates.push(CertificateFiles { certificate: "/nonexistent".into(), key: "/nonexistent".into() });
+        assert!(config.reload(&broken).is_err());
+        assert_eq!(names(&config), ["one.example"]);
+        config.clone().reload(&two.settings()).unwrap();
+        assert_eq!(names(&config), ["two.example"]);
+    }
+
+    #[test]
+    fn debug_output_holds_no_key() {
+        let test = TestCertificate::new(&["one.example"]);
+        let config = load(&test.settings()).unwrap();
+        let text = format!("{config:?}");
+        assert!(!text.contains("CertifiedKey") && !text.contains("PrivateKey"), "{text}");
+    }
+}
