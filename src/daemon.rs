@@ -1,12 +1,296 @@
-//! Start, stop, signals, reload and drain.
+//! Start, stop and signals: the workers' threads, and the runtime that accepts, listens to signals and to systemd.
 
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::auth::Authenticator;
 use crate::config::{Loaded, Settings};
+use crate::net::accept::{self, Accept};
+use crate::net::admission::Admission;
+use crate::net::certificate::TlsError;
+use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
+use crate::net::socket::{OpenError, UdpOptions, open_tcp_listener, open_udp_listeners};
+use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
+use crate::service_manager;
+use crate::turn::{PeerPolicy, Policy, Server, Shared, WorkerId};
+use crate::worker::neighbours::Neighbours;
+use crate::worker::settings::ListenerKind;
+use crate::worker::{Clock, Command, HeldSockets, Parts, Report, Worker, WorkerHandle};
 
-/// Runs until told to stop. `ready` is called once the listeners are bound, with the addresses they got.
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: i32 = 1024;
+/// A worker that says nothing for this long is not alive.
+const REPORT_PATIENCE: Duration = Duration::from_secs(5);
+/// Workers are numbered by a byte.
+const WORKERS_MAX: usize = 256;
+
+/// Runs until told to stop. `ready` is called once everything is open.
 pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
-    let _ = (loaded, ready);
-    tracing::error!("the daemon is not connected yet");
-    ExitCode::FAILURE
+    match serve(&loaded, ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let source = loaded.sources.file.as_deref().unwrap_or(Path::new("the default configuration"));
+            error!("ferryd stops: {error}");
+            eprintln!("error: {}: {error}", source.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why the daemon does not start, or does not go on.
+#[derive(Debug)]
+enum Failure {
+    Listener(OpenError),
+    Tls(TlsError),
+    Host { what: &'static str, source: io::Error },
+    WorkerEnded(usize),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listener(error) => write!(f, "listener: {error}"),
+            Self::Tls(error) => write!(f, "tls: {error}"),
+            Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
+            Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
+        }
+    }
+}
+
+fn host(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |source| Failure::Host { what, source }
+}
+
+fn serve(loaded: &Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
+    let settings = &loaded.settings;
+    tell_descriptors();
+    let tls = load_tls(settings)?;
+    let workers = worker_count(settings);
+    let sockets = Sockets::open(settings, workers)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(host("start the runtime"))?;
+    let (ended, mut endings) = mpsc::unbounded_channel();
+    let crew = Crew::start(settings, workers, sockets.udp, ended)?;
+    let result = runtime.block_on(async {
+        let mut stop = StopSignals::new().map_err(host("listen to signals"))?;
+        let admission = Admission::new(settings.accept);
+        let next = Arc::new(AtomicUsize::new(0));
+        for (listener, accept) in sockets.streams {
+            let sink = crew.sink(&next);
+            let (tls, admission) = (tls.clone(), Arc::clone(&admission));
+            tokio::spawn(async move {
+                let Err(error) = accept::serve(listener, accept, tls, admission, sink).await;
+                error!(%error, "a stream listener ended");
+            });
+        }
+        for listener in &settings.listeners {
+            info!(address = %listener.address, kind = ?listener.kind, "listening");
+        }
+        info!(workers, "ferryd is ready");
+        ready(settings);
+        service_manager::ready(&format!("relaying, {workers} workers"));
+        tokio::spawn(watchdog(crew.handles.clone()));
+        tokio::select! {
+            name = stop.next() => {
+                info!(signal = name, "stopping");
+                service_manager::stopping("ending allocations");
+                Ok(())
+            }
+            Some(worker) = endings.recv() => Err(Failure::WorkerEnded(worker)),
+        }
+    });
+    crew.stop();
+    result
+}
+
+/// Every socket that clients reach, open before anything else happens.
+struct Sockets {
+    /// By worker, then by listener.
+    udp: Vec<Vec<UdpSocket>>,
+    streams: Vec<(TcpListener, Accept)>,
+}
+
+impl Sockets {
+    fn open(settings: &Settings, workers: usize) -> Result<Self, Failure> {
+        let mut sockets = Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new() };
+        for listener in &settings.listeners {
+            match listener.kind {
+                ListenerKind::Udp => {
+                    let group = open_udp_listeners(listener.address, workers, &UdpOptions::LISTENER)
+                        .map_err(Failure::Listener)?;
+                    for (worker, socket) in sockets.udp.iter_mut().zip(group) {
+                        worker.push(socket);
+                    }
+                }
+                ListenerKind::Stream(accept) => {
+                    let socket = open_tcp_listener(listener.address, BACKLOG).map_err(Failure::Listener)?;
+                    sockets.streams.push((socket, accept));
+                }
+            }
+        }
+        Ok(sockets)
+    }
+}
+
+/// The workers' threads.
+struct Crew {
+    handles: Vec<WorkerHandle>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    fn start(
+        settings: &Settings,
+        workers: usize,
+        listeners: Vec<Vec<UdpSocket>>,
+        ended: mpsc::UnboundedSender<usize>,
+    ) -> Result<Self, Failure> {
+        let policy = Policy {
+            settings: Arc::new(settings.turn.clone()),
+            authenticator: Arc::new(Authenticator::new(&settings.auth)),
+            peers: Arc::new(PeerPolicy::new(&settings.turn)),
+        };
+        let shared = Arc::new(Shared::new(&settings.turn));
+        let held = HeldSockets::default();
+        let mailboxes: io::Result<Vec<_>> = (0..workers).map(|_| WorkerHandle::new()).collect();
+        let mailboxes = mailboxes.map_err(host("make a worker's mailbox"))?;
+        let wakers: Vec<_> = mailboxes.iter().map(|(_, _, wake)| Arc::clone(wake)).collect();
+        let rings = Neighbours::mesh(&wakers);
+        let mut crew = Self { handles: Vec::new(), threads: Vec::new() };
+        for (index, (((handle, commands, wake), listeners), neighbours)) in
+            mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
+        {
+            let (id, now) = (WorkerId(index as u8), Clock.now().instant);
+            let server = Server::new(policy.clone(), Arc::clone(&shared), id, random_seed()?, now);
+            let parts = Parts { server, listeners, commands, wake, neighbours, held: held.clone() };
+            let worker = Worker::new(parts).map_err(host("start a worker"))?;
+            crew.handles.push(handle);
+            crew.threads.push(spawn(index, worker, ended.clone())?);
+        }
+        Ok(crew)
+    }
+
+    /// Hands established streams to the workers in turn.
+    fn sink(&self, next: &Arc<AtomicUsize>) -> impl Fn(accept::Established) + Send + Sync + use<> {
+        let (handles, next) = (self.handles.clone(), Arc::clone(next));
+        move |established| {
+            let index = next.fetch_add(1, Ordering::Relaxed) % handles.len();
+            // A worker that is gone ends the daemon; the stream closes on drop.
+            handles[index].tell(Command::Serve(Box::new(established)));
+        }
+    }
+
+    fn stop(self) {
+        for handle in &self.handles {
+            handle.tell(Command::Stop);
+        }
+        for thread in self.threads {
+            // A worker that has panicked has said so, and there is nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tells when the worker's thread ends, however it does.
+struct EndNotice(usize, mpsc::UnboundedSender<usize>);
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        // At the end of the daemon nobody listens any more.
+        let _ = self.1.send(self.0);
+    }
+}
+
+fn spawn(index: usize, worker: Worker, ended: mpsc::UnboundedSender<usize>) -> Result<JoinHandle<()>, Failure> {
+    let notice = EndNotice(index, ended);
+    let body = move || {
+        let _notice = notice;
+        if let Err(error) = worker.run() {
+            error!(worker = index, %error, "a worker ended");
+        }
+    };
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(host("start a worker's thread"))
+}
+
+fn random_seed() -> Result<[u8; 32], Failure> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other).map_err(host("read random bytes"))?;
+    Ok(seed)
+}
+
+fn worker_count(settings: &Settings) -> usize {
+    // Counts the cgroup's quota as well.
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let count = if settings.workers == 0 { cores() } else { settings.workers };
+    count.min(WORKERS_MAX)
+}
+
+fn load_tls(settings: &Settings) -> Result<Option<TlsAcceptConfig>, Failure> {
+    if settings.tls.is_empty() {
+        return Ok(None);
+    }
+    let config = tls::load(&TlsSettings { certificates: settings.tls.clone() }).map_err(Failure::Tls)?;
+    Ok(Some(config))
+}
+
+/// One descriptor goes to each allocation, and one to each stream.
+fn tell_descriptors() {
+    match raise_descriptor_limit().or_else(|_| descriptor_limits().map(|limits| limits.soft)) {
+        Ok(limit) => info!(descriptors = limit, "each allocation takes one descriptor, each stream one"),
+        Err(error) => warn!(%error, "the limit on descriptors cannot be read"),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Tells systemd that the daemon is alive, as long as every worker answers.
+async fn watchdog(handles: Vec<WorkerHandle>) {
+    let Some(interval) = service_manager::watchdog_interval() else { return };
+    loop {
+        tokio::time::sleep(interval).await;
+        let asked = handles.clone();
+        let reports = tokio::task::spawn_blocking(move || reports(&asked)).await;
+        match reports {
+            Ok(Some(_)) => service_manager::watchdog(),
+            Ok(None) => warn!("a worker does not answer"),
+            Err(error) => warn!(%error, "the workers cannot be asked"),
+        }
+    }
+}
+
+/// Asks every worker how it is; `None` when one does not answer in time.
+fn reports(handles: &[WorkerHandle]) -> Option<Vec<Report>> {
+    let ask = |handle: &WorkerHandle| {
+        let (to, from) = std::sync::mpsc::sync_channel(1);
+        handle.tell(Command::Report(to)).then_some(from)
+    };
+    let asked: Vec<_> = handles.iter().map(ask).collect::<Option<_>>()?;
+    asked.into_iter().map(|from| from.recv_timeout(REPORT_PATIENCE).ok()).collect()
 }

@@ -220,14 +220,15 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
     let allocations_per_user = count("allocations-per-user", turn.allocations_per_user, report);
     let allocations_total = count("allocations-total", turn.allocations_total, report);
     let allocations_per_prefix = count("allocations-per-prefix", turn.allocations_per_prefix, report);
-    let connections_per_source = count("connections-per-source", accept.connections_per_source, report);
-    let connections_total = count("connections-total", accept.connections_total, report);
+    let connections_per_source_max = count("connections-per-source", accept.connections_per_source_max, report);
+    let connections_max = count("connections-total", accept.connections_max, report);
     let mut bound = |key, default: u16, report: &mut Report| {
         limits.number(key, 1..=u16::MAX, report).map_or(default, |entry| entry.value)
     };
     let permissions_per_allocation = bound("permissions-per-allocation", turn.permissions_per_allocation, report);
     let channels_per_allocation = bound("channels-per-allocation", turn.channels_per_allocation, report);
-    let handshakes = limits.number("handshakes", 1..=1_000_000, report).map_or(accept.handshakes, |entry| entry.value);
+    let handshakes = limits.number("handshakes", 1..=1_000_000_u32, report);
+    let handshakes_max = handshakes.map_or(accept.handshakes_max, |entry| entry.value as usize);
     limits.finish(report);
     let turn = Limits {
         allocations_per_user,
@@ -236,5 +237,5 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
         permissions_per_allocation,
         channels_per_allocation,
     };
-    (turn, AcceptLimits { connections_per_source, connections_total, handshakes })
+    (turn, AcceptLimits { connections_per_source_max, connections_max, handshakes_max, ..accept })
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub use crate::net::certificate::CertificateFiles;
 use crate::observe::logs;
 use crate::worker::settings::{AcceptLimits, Listener};
 use crate::{auth, turn};
@@ -20,13 +21,6 @@ pub struct Settings {
     pub state_directory: Option<PathBuf>,
     pub log: logs::Settings,
     pub accept: AcceptLimits,
-}
-
-/// A certificate chain and its private key, both PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFiles {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
 }
 
 impl Settings {

@@ -448,7 +448,7 @@ fn limits_are_read_and_bounded() {
     let settings = load_text(text).unwrap().settings;
     assert_eq!(settings.turn.limits.allocations_per_user, 0);
     assert_eq!(settings.turn.limits.channels_per_allocation, 7);
-    assert_eq!(settings.accept.handshakes, 9);
+    assert_eq!(settings.accept.handshakes_max, 9);
     let found = problems("[limits]\nchannels-per-allocation = 0\nconnections-total = -1\n");
     assert_eq!(found.len(), 2, "{found:?}");
 }

@@ -28,8 +28,8 @@ impl AcceptLimits {
     pub const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(10);
     /// Two round trips of a satellite link with a retransmission each are about 5 s; twice that.
     pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-    /// An office of 500 behind one address, each with a call of two interfaces and two URLs: 500 x 4.
-    pub const CONNECTIONS_PER_SOURCE_MAX: u32 = 2000;
+    /// An office of 1000 behind one address, each with a call of two interfaces and two URLs: 1000 x 4.
+    pub const CONNECTIONS_PER_SOURCE_MAX: u32 = 4000;
     /// The descriptor limit and the quotas of allocations bound the total.
     pub const CONNECTIONS_MAX: u32 = 0;
     /// About 24 KiB each: 96 MiB; and more than two sources may hold, so that one cannot occupy them all.

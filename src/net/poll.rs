@@ -213,6 +213,7 @@ impl From<Duration> for KernelTimespec {
 }
 
 /// Wakes a thread that waits in [`Poll::wait`]; any thread may, any number of times.
+#[derive(Debug)]
 pub struct Waker {
     event: File,
 }

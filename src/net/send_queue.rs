@@ -37,7 +37,7 @@ impl Default for QueueLimits {
 }
 
 /// Bookkeeping per message, so that messages of 4 bytes cannot outgrow the limit.
-pub const MESSAGE_COST: usize = size_of::<Message>();
+pub(super) const MESSAGE_COST: usize = size_of::<Message>();
 
 /// Messages dropped since they were last asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,19 +122,12 @@ impl SendQueue {
         self.control.is_empty() && self.data.is_empty()
     }
 
-    /// How many bytes to write as one record of at most `max`: whole messages, or a part of one that is longer.
+    /// How many bytes to write as one record of at most `max`: one message, or a part of one that is longer. Clients are
+    /// about that take what one read of TLS returns for one message.
     pub(super) fn record(&self, max: usize) -> usize {
         let rest = self.data.partial_rest();
-        let heads = self.control.sizes();
-        let data = self.data.sizes().skip(usize::from(rest > 0));
-        let mut total = rest.min(max);
-        for size in heads.chain(data) {
-            if total + size > max {
-                return if total == 0 { max } else { total };
-            }
-            total += size;
-        }
-        total
+        let first = if rest > 0 { Some(rest) } else { self.control.sizes().chain(self.data.sizes()).next() };
+        first.map_or(0, |size| size.min(max))
     }
 
     /// The first `max` bytes in the order of writing.
@@ -376,13 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn a_record_ends_with_a_message_unless_the_message_is_longer() {
+    fn a_record_is_one_message_unless_the_message_is_longer() {
         let mut bench = Bench::new();
         bench.push(0, Class::Data, &[1; 60]).unwrap();
         bench.push(0, Class::Data, &[2; 60]).unwrap();
         bench.push(0, Class::Data, &[3; 300]).unwrap();
         assert_eq!(bench.queue.record(100), 60);
-        assert_eq!(bench.queue.record(120), 120);
+        assert_eq!(bench.queue.record(120), 60);
         bench.write(120);
         assert_eq!(bench.queue.record(100), 100);
         bench.write(100);

@@ -174,8 +174,8 @@ impl Connection {
 
     /// Writes what is queued, after dropping data that is too old.
     ///
-    /// Plain: one writev for all. TLS: one record and one write per 16 KiB, each encrypted only when the one before is
-    /// written, so that what waits can still be dropped.
+    /// Plain: one writev for all. TLS: one record per message and one write per 16 KiB, encrypted only when what was
+    /// before is written, so that what waits can still be dropped.
     pub fn flush(&mut self, now: Instant, buffers: &mut Buffers) -> io::Result<Flush> {
         self.queue.drop_aged(now, self.limits.queue_age_max);
         if self.closed {
@@ -360,8 +360,12 @@ fn flush_tls(stream: &TcpStream, tls: &mut ServerConnection, queue: &mut SendQue
         if queue.is_empty() {
             return Ok(Flush::Drained);
         }
-        let n = encrypt(tls, queue)?;
-        queue.advance(n);
+        let mut encrypted = 0;
+        while encrypted < RECORD_BYTES_MAX && !queue.is_empty() {
+            let n = encrypt(tls, queue)?;
+            queue.advance(n);
+            encrypted += n;
+        }
     }
 }
 

@@ -101,6 +101,11 @@ impl Server {
         }
     }
 
+    /// Judges by another policy from now on; allocations live on.
+    pub fn replace_policy(&mut self, policy: Policy) {
+        (self.settings, self.authenticator, self.peers) = (policy.settings, policy.authenticator, policy.peers);
+    }
+
     /// Takes a datagram, or one message of a stream, from a client.
     ///
     /// Bytes behind a ChannelData message's length are padding; a STUN message must fill `bytes`.

@@ -1,3 +1,24 @@
-//! The shell around a `turn::Server`: one packet loop per core.
+//! The shell around a [`turn::Server`](crate::turn::Server): one packet loop per core.
+//!
+//! A worker owns its sockets and its server. It waits in its own epoll, reads in batches, hands bytes to the server,
+//! carries out the effects and writes in batches. Other threads reach it through a [`WorkerHandle`], other workers
+//! through rings of [`neighbours`].
 
+mod clock;
+mod connections;
+mod effects;
+mod handle;
+mod held;
+pub mod neighbours;
+mod packet_loop;
+mod routes;
 pub mod settings;
+mod statistics;
+mod streams;
+mod udp;
+
+pub use clock::Clock;
+pub use handle::{Command, Report, WorkerHandle};
+pub use held::HeldSockets;
+pub use packet_loop::{Parts, Worker};
+pub use statistics::Statistics;

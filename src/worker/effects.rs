@@ -1,0 +1,133 @@
+//! Carries out what the server asks for.
+
+use std::net::UdpSocket;
+
+use tracing::{debug, info, warn};
+
+use super::connections::Message;
+use super::packet_loop::{RelaySocket, Worker};
+use super::routes::{Socket, Way};
+use super::udp::client_socket;
+use crate::address::RelayedAddr;
+use crate::net::poll::Interest;
+use crate::net::socket::{OpenError, Reason, UdpOptions, open_relay};
+use crate::net::stream::Class;
+use crate::turn::effect::{Ended, RelaySource};
+use crate::turn::{Effect, Now, OpenError as Refusal, RelayId};
+
+impl Worker {
+    /// Drains the server's effects, in order, until it has no more.
+    pub(super) fn carry_out_effects(&mut self, now: Now) {
+        while let Some(effect) = self.server.poll_effect() {
+            match effect {
+                Effect::Reply { route, client, bytes } => match Way::of(route) {
+                    Way::Udp { listener, scope } => {
+                        if self.send.is_full() {
+                            self.flush();
+                        }
+                        let token = Socket::Listener(listener).token();
+                        let to = client_socket(&client, scope);
+                        let bytes = self.server.reply_bytes(bytes);
+                        self.send.push_copy(token, to, Some(client.server.ip()), 0, bytes);
+                    }
+                    Way::Stream(connection) => {
+                        let bytes = self.server.reply_bytes(bytes);
+                        let message = Message { class: Class::Control, prefix: bytes, payload: &[], padding: 0 };
+                        self.streams.queue(now, connection, &message);
+                    }
+                },
+                Effect::OpenRelay { relay, address, source, hold_next } => {
+                    let result = self.open_relay(relay, address, source, hold_next);
+                    self.server.handle_relay_opened(now, relay, result);
+                }
+                Effect::CloseRelay { relay, address } => self.close_relay(relay, address),
+                Effect::CloseHeld { address } => {
+                    drop(self.held.take(address));
+                    self.server.handle_port_closed(address);
+                }
+                Effect::ChannelOpened { .. } | Effect::ChannelClosed { .. } => {}
+                Effect::AllocationEnded(ended) => record(&ended),
+            }
+        }
+    }
+
+    fn open_relay(
+        &mut self,
+        relay: RelayId,
+        address: RelayedAddr,
+        source: RelaySource,
+        hold_next: bool,
+    ) -> Result<(), Refusal> {
+        let held = match source {
+            RelaySource::Fresh => None,
+            RelaySource::Held => self.held.take(address),
+        };
+        let socket = match held {
+            Some(socket) => socket,
+            None => self.bind(address)?,
+        };
+        if hold_next {
+            let mut next = address.socket_addr();
+            next.set_port(address.port() + 1);
+            let next = RelayedAddr::new(next);
+            let socket = self.bind(next)?;
+            self.held.hold(next, socket);
+        }
+        let token = Socket::Relay(relay).token();
+        if let Err(error) = self.poll.add(&socket, token, Interest::Readable, true) {
+            warn!(%address, %error, "cannot watch a relay socket");
+            return Err(Refusal::Exhausted);
+        }
+        let index = relay.index();
+        if index >= self.relays.len() {
+            self.relays.resize_with(index + 1, || None);
+        }
+        self.relays[index] = Some(RelaySocket { id: relay, address, socket });
+        Ok(())
+    }
+
+    fn bind(&mut self, address: RelayedAddr) -> Result<UdpSocket, Refusal> {
+        open_relay(address.socket_addr(), &UdpOptions::RELAY).map_err(|error: OpenError| {
+            self.statistics.relay_open_failed += 1;
+            debug!(%error, "relay socket not opened");
+            match error.reason {
+                Reason::InUse => Refusal::AddressInUse,
+                Reason::Denied
+                | Reason::NotOwnAddress
+                | Reason::NoDescriptors
+                | Reason::NoFamily
+                | Reason::Option(_)
+                | Reason::Other => Refusal::Exhausted,
+            }
+        })
+    }
+
+    fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {
+        // What was relayed before the end still goes out.
+        self.flush();
+        if let Some(slot) = self.relays.get_mut(relay.index())
+            && slot.as_ref().is_some_and(|socket| socket.id == relay && socket.address == address)
+        {
+            *slot = None;
+        }
+        self.server.handle_port_closed(address);
+    }
+}
+
+/// The session record: one line when an allocation ends.
+fn record(ended: &Ended) {
+    let traffic = ended.traffic;
+    info!(
+        target: "ferryd::session",
+        user = %ended.username,
+        client = %ended.client.client,
+        transport = ended.client.transport.name(),
+        relayed = ?ended.relayed,
+        packets_to_peers = traffic.packets_to_peers,
+        bytes_to_peers = traffic.bytes_to_peers,
+        packets_to_client = traffic.packets_to_client,
+        bytes_to_client = traffic.bytes_to_client,
+        reason = ended.reason.name(),
+        "allocation ended"
+    );
+}

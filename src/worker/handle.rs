@@ -1,0 +1,86 @@
+//! How other threads reach a worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+
+use super::statistics::Statistics;
+use crate::net::accept::Established;
+use crate::net::poll::Waker;
+use crate::turn;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve a stream.
+    Serve(Box<Established>),
+    /// Judge by this from now on; allocations live on.
+    Replace(turn::Policy),
+    /// Say how it is.
+    Report(SyncSender<Report>),
+    /// End every allocation and return.
+    Stop,
+}
+
+/// How a worker is.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub allocations: usize,
+    pub connections: usize,
+    pub counters: turn::Counters,
+    pub statistics: Statistics,
+}
+
+/// Wakes a worker, with one system call however often it is asked before the worker has looked.
+#[derive(Debug)]
+pub struct WakeOnce {
+    waker: Waker,
+    pending: AtomicBool,
+}
+
+impl WakeOnce {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { waker: Waker::new()?, pending: AtomicBool::new(false) })
+    }
+
+    /// Makes the worker look at its mailbox and rings.
+    pub fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // A full eventfd has been written to already.
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// To be called before looking, so that nothing that comes afterwards is missed.
+    pub(super) fn reset(&self) {
+        self.pending.store(false, Ordering::Release);
+        let _ = self.waker.drain();
+    }
+
+    pub(super) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
+/// A worker's mailbox, from outside.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    commands: Sender<Command>,
+    wake: Arc<WakeOnce>,
+}
+
+impl WorkerHandle {
+    /// A mailbox and the end that the worker reads.
+    pub fn new() -> std::io::Result<(Self, Receiver<Command>, Arc<WakeOnce>)> {
+        let (commands, receiver) = std::sync::mpsc::channel();
+        let wake = Arc::new(WakeOnce::new()?);
+        Ok((Self { commands, wake: Arc::clone(&wake) }, receiver, wake))
+    }
+
+    /// Tells the worker something; false when it is gone.
+    pub fn tell(&self, command: Command) -> bool {
+        let told = self.commands.send(command).is_ok();
+        self.wake.wake();
+        told
+    }
+}

@@ -1,0 +1,111 @@
+//! What epoll tokens and the server's [`Route`]s stand for.
+
+use crate::net::poll::Token;
+use crate::turn::{RelayId, Route};
+
+/// A socket of the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
+    Waker,
+    /// A UDP listener, by index.
+    Listener(u16),
+    Relay(RelayId),
+    Connection(ConnectionId),
+}
+
+/// A stream of the worker: a slot, and a generation that tells its successive users apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConnectionId {
+    pub(super) slot: u32,
+    /// 30 bits.
+    pub(super) generation: u32,
+}
+
+pub(super) const CONNECTION_GENERATION_MASK: u32 = (1 << 30) - 1;
+
+const TAG_SHIFT: u32 = 62;
+const TAG_WAKER: u64 = 0;
+const TAG_LISTENER: u64 = 1;
+const TAG_RELAY: u64 = 2;
+const TAG_CONNECTION: u64 = 3;
+
+impl Socket {
+    pub(super) fn token(self) -> Token {
+        Token(match self {
+            Self::Waker => TAG_WAKER << TAG_SHIFT,
+            Self::Listener(index) => TAG_LISTENER << TAG_SHIFT | u64::from(index),
+            Self::Relay(relay) => TAG_RELAY << TAG_SHIFT | relay.pack(),
+            Self::Connection(connection) => TAG_CONNECTION << TAG_SHIFT | connection.pack(),
+        })
+    }
+
+    pub(super) fn of(Token(token): Token) -> Self {
+        match token >> TAG_SHIFT {
+            TAG_WAKER => Self::Waker,
+            TAG_LISTENER => Self::Listener(token as u16),
+            TAG_RELAY => Self::Relay(RelayId::unpack(token)),
+            _ => Self::Connection(ConnectionId::unpack(token)),
+        }
+    }
+}
+
+impl ConnectionId {
+    fn pack(self) -> u64 {
+        u64::from(self.generation & CONNECTION_GENERATION_MASK) << 32 | u64::from(self.slot)
+    }
+
+    fn unpack(packed: u64) -> Self {
+        Self { slot: packed as u32, generation: (packed >> 32) as u32 & CONNECTION_GENERATION_MASK }
+    }
+}
+
+/// The way back to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Through a UDP listener; `scope` is the interface of a link-local client, which its address does not tell.
+    Udp {
+        listener: u16,
+        scope: u32,
+    },
+    Stream(ConnectionId),
+}
+
+const STREAM: u64 = 1 << 63;
+
+impl Way {
+    pub(super) fn route(self) -> Route {
+        Route(match self {
+            Self::Udp { listener, scope } => u64::from(listener) << 32 | u64::from(scope),
+            Self::Stream(connection) => STREAM | connection.pack(),
+        })
+    }
+
+    pub(super) fn of(Route(route): Route) -> Self {
+        if route & STREAM != 0 {
+            Self::Stream(ConnectionId::unpack(route))
+        } else {
+            Self::Udp { listener: (route >> 32) as u16, scope: route as u32 }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_routes_are_reversible() {
+        let connection = ConnectionId { slot: u32::MAX, generation: CONNECTION_GENERATION_MASK };
+        for socket in [
+            Socket::Waker,
+            Socket::Listener(u16::MAX),
+            Socket::Relay(RelayId::unpack((1 << RelayId::BITS) - 1)),
+            Socket::Connection(connection),
+        ] {
+            assert_eq!(Socket::of(socket.token()), socket);
+        }
+        for way in [Way::Udp { listener: u16::MAX, scope: u32::MAX }, Way::Stream(connection)] {
+            assert_eq!(Way::of(way.route()), way);
+        }
+    }
+}

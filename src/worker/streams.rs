@@ -1,0 +1,130 @@
+//! Streams: from an established connection to framed messages, both ways.
+
+use tracing::debug;
+
+use super::packet_loop::Worker;
+use super::routes::{ConnectionId, Socket, Way};
+use super::udp::Body;
+use crate::net::accept::Established;
+use crate::net::poll::{Event, Interest};
+use crate::net::stream::{Connection, Fill, QueueLimits};
+use crate::stun::framing::frame_len;
+use crate::turn::Now;
+
+/// Bytes read from one stream before the others have their turn.
+const READ_BUDGET: usize = 64 * 1024;
+
+/// What is left of a stream's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// Nothing, or the beginning of a message.
+    WantsMore,
+    /// Bytes of which nobody knows where the next message begins.
+    Lost,
+}
+
+impl Worker {
+    /// Takes an established stream over.
+    pub(super) fn add_stream(&mut self, now: Now, established: Established) {
+        let id = self.streams.insert(Connection::new(established, QueueLimits::default()));
+        let Some((stream, _)) = self.streams.get_mut(id) else { return };
+        let token = Socket::Connection(id).token();
+        if let Err(error) = self.poll.add(&stream.connection, token, Interest::Both, true) {
+            debug!(%error, "cannot watch a stream");
+            self.streams.remove(id);
+            return;
+        }
+        // The handshake may have read the first message along.
+        self.read_stream(now, id, false);
+    }
+
+    /// An event of a stream: input, room for output, or its end.
+    pub(super) fn serve_stream(&mut self, now: Now, id: ConnectionId, event: Event) {
+        if event.writable
+            && let Some((stream, _)) = self.streams.get_mut(id)
+            && stream.connection.wants_write()
+        {
+            self.streams.mark(id);
+        }
+        if event.readable || event.hangup || event.error {
+            self.read_stream(now, id, event.hangup || event.error);
+        }
+    }
+
+    /// Reads what is there, up to a budget, and handles every whole message.
+    pub(super) fn read_stream(&mut self, now: Now, id: ConnectionId, hang_up: bool) {
+        let Some((stream, buffers)) = self.streams.get_mut(id) else { return };
+        let filled = stream.connection.fill(buffers, READ_BUDGET, hang_up);
+        let framing = self.handle_messages(now, id);
+        // TLS may have something of its own to say.
+        self.streams.mark(id);
+        match (filled, framing) {
+            (Ok(Fill::Drained), Framing::WantsMore) => {}
+            (Ok(Fill::Budget | Fill::Full), Framing::WantsMore) => self.unfinished.push_back((id, hang_up)),
+            (Ok(_), Framing::Lost) => {
+                self.statistics.stream_garbage += 1;
+                self.close_stream(now, id);
+            }
+            // A client that has closed its half hears the answers to what it asked before.
+            (Ok(Fill::Eof), Framing::WantsMore) => {
+                self.streams.flush(now, id);
+                self.close_stream(now, id);
+            }
+            (Err(error), _) => {
+                debug!(%error, "stream ended");
+                self.close_stream(now, id);
+            }
+        }
+    }
+
+    fn handle_messages(&mut self, now: Now, id: ConnectionId) -> Framing {
+        let Some((stream, _)) = self.streams.get_mut(id) else { return Framing::Lost };
+        let (client, route) = (stream.client, Way::Stream(id).route());
+        let mut received = stream.connection.take_received();
+        let mut is_first = !stream.has_spoken;
+        let framing = loop {
+            let bytes = received.bytes();
+            let len = match frame_len(bytes) {
+                Ok(Some(len)) if len <= bytes.len() => len,
+                Ok(Some(_) | None) => break Framing::WantsMore,
+                Err(error) => {
+                    debug!(client = %client.client, ?error, "stream cannot be framed");
+                    break Framing::Lost;
+                }
+            };
+            let message = &bytes[..len];
+            // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
+            if is_first && message[0] >= 0x40 {
+                break Framing::Lost;
+            }
+            is_first = false;
+            if let Some(forward) = self.server.handle_client(now, &client, route, message) {
+                self.forward(now, forward, Body::Bytes(message), 0);
+            }
+            self.carry_out_effects(now);
+            received.consume(len);
+        };
+        if let Some((stream, buffers)) = self.streams.get_mut(id) {
+            stream.has_spoken = !is_first;
+            stream.connection.restore_received(received, buffers);
+        }
+        framing
+    }
+
+    /// Ends a stream, and the allocation that it owns.
+    fn close_stream(&mut self, now: Now, id: ConnectionId) {
+        let Some(mut stream) = self.streams.remove(id) else { return };
+        stream.connection.close();
+        self.server.handle_client_closed(&stream.client);
+        self.carry_out_effects(now);
+    }
+
+    /// Writes what streams have queued.
+    pub(super) fn flush_streams(&mut self, now: Now) {
+        for id in self.streams.take_marked() {
+            if !self.streams.flush(now, id) {
+                self.close_stream(now, id);
+            }
+        }
+    }
+}
