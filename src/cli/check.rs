@@ -44,19 +44,19 @@ enum Validity {
 fn judge(facts: &CertificateFacts, now: SystemTime) -> Validity {
     let file = facts.files.certificate.display();
     let days = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default().as_secs() / 86400;
-    if facts.is_expired(now) {
-        let ago = days(facts.not_after, now);
+    if facts.content.is_expired(now) {
+        let ago = days(facts.content.not_after, now);
         return Validity::Refused(format!(
             "{file}: expired {ago} days ago, expected a valid certificate; renew it and reload ferryd"
         ));
     }
-    if facts.is_early(now) {
+    if facts.content.is_early(now) {
         return Validity::Refused(format!(
             "{file}: is not valid yet, expected a valid certificate; check the clock of this host"
         ));
     }
-    let left = days(now, facts.not_after);
-    if facts.not_after.duration_since(now).unwrap_or_default() < EXPIRY_WARNING {
+    let left = days(now, facts.content.not_after);
+    if facts.content.not_after.duration_since(now).unwrap_or_default() < EXPIRY_WARNING {
         return Validity::Soon(format!("{file}: expires in {left} days; renew it and reload ferryd"));
     }
     Validity::Good(left)
@@ -92,7 +92,7 @@ fn list<T>(items: &[T], words: impl Fn(&T) -> String) -> String {
 }
 
 fn certificate_words(facts: &CertificateFacts, now: SystemTime) -> String {
-    let names = if facts.names.is_empty() { "no names".to_owned() } else { facts.names.join(" ") };
+    let names = if facts.content.names.is_empty() { "no names".to_owned() } else { facts.content.names.join(" ") };
     match judge(facts, now) {
         Validity::Good(days) => format!("{names} ({days} days left)"),
         Validity::Soon(_) => format!("{names} (expires soon)"),
@@ -134,14 +134,16 @@ fn credential_words(loaded: &Loaded) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, CertificateFiles, Environment, HostFacts};
+    use crate::config::{self, CertificateContent, CertificateFiles, Environment, HostFacts};
 
     fn facts(days: u64) -> CertificateFacts {
         CertificateFacts {
             files: CertificateFiles { certificate: "/c.pem".into(), key: "/k.pem".into() },
-            names: vec!["a.example".to_owned()],
-            not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(10 * 86400),
-            not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86400),
+            content: CertificateContent {
+                names: vec!["a.example".to_owned()],
+                not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(10 * 86400),
+                not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86400),
+            },
         }
     }
 

@@ -2,13 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
-use sha1::Sha1;
-use sha2::Sha256;
-
-use crate::auth::settings::{SecretAlgorithm, SharedSecret};
+use crate::auth::credentials::time_limited_password;
+use crate::auth::settings::SharedSecret;
 
 /// A username and its password.
 pub(super) struct Credential {
@@ -25,22 +20,14 @@ pub(super) fn mint(secret: &SharedSecret, now: SystemTime, ttl: Duration, name: 
         Some(name) => format!("{expiry}:{name}"),
         None => expiry.to_string(),
     };
-    let password = match secret.algorithm {
-        SecretAlgorithm::Sha1 => encoded::<Hmac<Sha1>>(secret, &username),
-        SecretAlgorithm::Sha256 => encoded::<Hmac<Sha256>>(secret, &username),
-    };
+    let password = time_limited_password(secret, &username).to_string();
     Credential { username, password }
-}
-
-fn encoded<M: Mac + KeyInit>(secret: &SharedSecret, username: &str) -> String {
-    let mac = <M as KeyInit>::new_from_slice(secret.secret.expose()).expect("HMAC takes keys of any length");
-    STANDARD.encode(mac.chain_update(username).finalize().into_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::settings::Secret;
+    use crate::auth::settings::{Secret, SecretAlgorithm};
 
     fn minted(algorithm: SecretAlgorithm, name: Option<&str>) -> Credential {
         let secret = SharedSecret { secret: Secret::new("north"), algorithm };

@@ -26,7 +26,7 @@ impl Greeting {
 
 /// The name that clients should use for TLS: the first of the first certificate that is no pattern.
 pub(super) fn certificate_name(loaded: &Loaded) -> Option<String> {
-    loaded.certificates.first()?.names.iter().find(|name| !name.starts_with('*')).cloned()
+    loaded.certificates.first()?.content.names.iter().find(|name| !name.starts_with('*')).cloned()
 }
 
 /// Whether standard output leads into a log rather than to a person.

@@ -16,17 +16,39 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::problem::{At, Report};
 use super::settings::CertificateFiles;
 
-/// What a certificate says.
+/// A certificate that is set, and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFacts {
     pub files: CertificateFiles,
+    pub content: CertificateContent,
+}
+
+/// What a certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateContent {
     /// DNS names and addresses of the subject.
     pub names: Vec<String>,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
 }
 
-impl CertificateFacts {
+impl CertificateContent {
+    /// Reads a certificate; `None` when it is none.
+    pub fn parse(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let alternatives = certificate.subject_alternative_name().ok().flatten();
+        let names = alternatives.map(|extension| extension.value.general_names.iter().filter_map(name_words).collect());
+        let time = |seconds: i64| {
+            let seconds = u64::try_from(seconds).unwrap_or(0);
+            UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
+        };
+        Some(Self {
+            names: names.unwrap_or_default(),
+            not_before: time(certificate.validity().not_before.timestamp()),
+            not_after: time(certificate.validity().not_after.timestamp()),
+        })
+    }
+
     /// Whether clients refuse the certificate at this time.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         now > self.not_after
@@ -47,8 +69,8 @@ pub(super) fn examine(
 ) -> Option<CertificateFacts> {
     let chain = read_chain(&files.certificate, certificate_at, report);
     let key = read_key(&files.key, key_at, report);
-    let facts = chain.as_ref().and_then(|chain| match facts_of(files, &chain[0]) {
-        Some(facts) => Some(facts),
+    let facts = chain.as_ref().and_then(|chain| match CertificateContent::parse(&chain[0]) {
+        Some(content) => Some(CertificateFacts { files: files.clone(), content }),
         None => {
             let words = format!("{} is not an X.509 certificate", files.certificate.display());
             report.problem(certificate_at.problem(words, "a PEM certificate chain", "export it again as PEM"));
@@ -116,22 +138,6 @@ fn read(path: &Path, at: &At, report: &mut Report) -> Option<Vec<u8>> {
     }
 }
 
-fn facts_of(files: &CertificateFiles, leaf: &CertificateDer<'_>) -> Option<CertificateFacts> {
-    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
-    let alternatives = certificate.subject_alternative_name().ok().flatten();
-    let names = alternatives.map(|extension| extension.value.general_names.iter().filter_map(name_words).collect());
-    let time = |seconds: i64| {
-        let seconds = u64::try_from(seconds).unwrap_or(0);
-        UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
-    };
-    Some(CertificateFacts {
-        files: files.clone(),
-        names: names.unwrap_or_default(),
-        not_before: time(certificate.validity().not_before.timestamp()),
-        not_after: time(certificate.validity().not_after.timestamp()),
-    })
-}
-
 fn name_words(name: &GeneralName<'_>) -> Option<String> {
     if let GeneralName::DNSName(name) = name {
         return Some((*name).to_owned());
@@ -168,7 +174,7 @@ mod tests {
         let (certificate, key) = pair(&["turn.example.org", "192.0.2.1"]);
         let (facts, problems) = examined(&certificate, &key);
         assert_eq!(problems, Vec::<String>::new());
-        assert_eq!(facts.unwrap().names, ["turn.example.org", "192.0.2.1"]);
+        assert_eq!(facts.unwrap().content.names, ["turn.example.org", "192.0.2.1"]);
     }
 
     #[test]

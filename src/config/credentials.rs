@@ -39,6 +39,14 @@ pub enum SecretOrigin {
     Forgotten,
 }
 
+/// What [`read`] found.
+pub(super) struct Credentials {
+    pub(super) settings: Settings,
+    pub(super) secret_origin: SecretOrigin,
+    /// Whether the nonce key was made by this process and is kept nowhere.
+    pub(super) nonce_key_forgotten: bool,
+}
+
 /// Short, as every challenge carries it.
 pub const REALM: &str = "ferryd";
 
@@ -50,7 +58,7 @@ const USERNAME_BYTES_MAX: usize = 508;
 const GENERATE: &str = "make a random one: `openssl rand -base64 18`, or use time-limited users (`ferryd credential`)";
 
 /// Reads `realm` and `auth`.
-pub(super) fn read(root: &mut Section, places: &Places<'_>, report: &mut Report) -> (Settings, SecretOrigin) {
+pub(super) fn read(root: &mut Section, places: &Places<'_>, report: &mut Report) -> Credentials {
     let realm = read_realm(root, report);
     let before = report.problems.len();
     let mut auth = root.section("auth", report);
@@ -60,7 +68,7 @@ pub(super) fn read(root: &mut Section, places: &Places<'_>, report: &mut Report)
     let clean = report.problems.len() == before;
     let nonce_range = Duration::from_secs(1)..=Settings::NONCE_LIFETIME;
     let nonce_lifetime = auth.duration("nonce-lifetime", nonce_range, report);
-    let nonce_key = read_nonce_key(&mut auth, places, report);
+    let (nonce_key, nonce_key_forgotten) = read_nonce_key(&mut auth, places, report);
     auth.finish(report);
     let mut origin = SecretOrigin::Configured;
     // A secret is not made for an operator who meant to give one.
@@ -68,7 +76,8 @@ pub(super) fn read(root: &mut Section, places: &Places<'_>, report: &mut Report)
         (shared_secrets, origin) = make_shared_secret(places, report);
     }
     let nonce_lifetime = nonce_lifetime.map_or(Settings::NONCE_LIFETIME, |entry| entry.value);
-    (Settings { realm, users, shared_secrets, nonce_lifetime, nonce_key }, origin)
+    let settings = Settings { realm, users, shared_secrets, nonce_lifetime, nonce_key };
+    Credentials { settings, secret_origin: origin, nonce_key_forgotten }
 }
 
 fn read_realm(root: &mut Section, report: &mut Report) -> String {
@@ -103,6 +112,16 @@ fn refuse_weak(text: &str, at: &At, weak_allowed: bool, report: &mut Report) {
     }
 }
 
+/// A shared secret is typed by nobody and guessed offline at best, by someone who holds a credential minted from it, so a
+/// weak one is an operator's risk to take.
+fn warn_of_weak(text: &str, at: &At, weak_allowed: bool, report: &mut Report) {
+    let bits = strength_bits(text);
+    if bits < STRENGTH_BITS_MIN && !weak_allowed {
+        let words = format!("an estimated strength of {bits} bits, where {STRENGTH_BITS_MIN} are advised; {GENERATE}");
+        report.warn(at, words);
+    }
+}
+
 fn read_shared_secrets(
     auth: &mut Section,
     places: &Places<'_>,
@@ -121,7 +140,7 @@ fn read_shared_secrets(
     }
     for entry in &entries {
         let text = String::from_utf8_lossy(entry.value.secret.expose());
-        refuse_weak(&text, &entry.at, weak_allowed, report);
+        warn_of_weak(&text, &entry.at, weak_allowed, report);
     }
     entries.into_iter().map(|entry| entry.value).collect()
 }
@@ -288,26 +307,28 @@ fn make_shared_secret(places: &Places<'_>, report: &mut Report) -> (Vec<SharedSe
     (vec![secret], origin)
 }
 
-fn read_nonce_key(auth: &mut Section, places: &Places<'_>, report: &mut Report) -> Secret {
+/// The key, and whether it is kept nowhere.
+fn read_nonce_key(auth: &mut Section, places: &Places<'_>, report: &mut Report) -> (Secret, bool) {
     let named = auth.path("nonce-key-file", report);
     let credential = places.credentials_directory.map(|directory| directory.join(NONCE_KEY_CREDENTIAL));
     let credential = credential.filter(|path| path.exists()).map(|path| Entry { at: At::file(&path, ""), value: path });
-    let (text, at) = match named.or(credential) {
-        Some(file) => (read_secret_file(&file, report), At::file(&file.value, "")),
+    let (text, at, forgotten) = match named.or(credential) {
+        Some(file) => (read_secret_file(&file, report), At::file(&file.value, ""), false),
         None => {
             let directory = places.state_directory;
             let kept = state::keep(directory, state::NONCE_KEY, places.access, report, state::random_key);
             let at = At::file(&directory.unwrap_or(Path::new("")).join(state::NONCE_KEY), "");
-            (kept.map(|kept| kept.text), at)
+            let forgotten = kept.as_ref().is_some_and(|kept| kept.file.is_none());
+            (kept.map(|kept| kept.text), at, forgotten)
         }
     };
-    let Some(text) = text else { return Secret::new(Vec::new()) };
+    let Some(text) = text else { return (Secret::new(Vec::new()), false) };
     match state::parse_hex(text.trim()).filter(|bytes| bytes.len() == 32) {
-        Some(bytes) => Secret::new(bytes.to_vec()),
+        Some(bytes) => (Secret::new(bytes.to_vec()), forgotten),
         None => {
             let remedy = "`openssl rand -hex 32` makes one; it is the same on every node";
             report.problem(at.problem("is not such a key", "64 hexadecimal digits", remedy));
-            Secret::new(Vec::new())
+            (Secret::new(Vec::new()), false)
         }
     }
 }

@@ -23,7 +23,7 @@ mod strength;
 mod tests;
 mod values;
 
-pub use certificate::CertificateFacts;
+pub use certificate::{CertificateContent, CertificateFacts};
 pub use credentials::{REALM, SecretOrigin};
 pub use host::HostFacts;
 pub use problem::{Problem, Problems};
@@ -32,7 +32,7 @@ pub use state::StateAccess;
 pub use strength::{STRENGTH_BITS_MIN, strength_bits};
 pub use values::{duration_words, parse_duration};
 
-use credentials::Places;
+use credentials::{Credentials, Places};
 use problem::{At, Report};
 use section::{Entry, Section};
 
@@ -51,10 +51,24 @@ pub struct Loaded {
     pub settings: Settings,
     pub sources: Sources,
     pub secret_origin: SecretOrigin,
+    nonce_key_forgotten: bool,
     /// What the certificates say, in the order of `settings.tls`; expiry is the caller's to judge.
     pub certificates: Vec<CertificateFacts>,
     /// What an operator should look at; each is one line.
     pub warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// Takes over what the process made for itself at an earlier load and keeps nowhere, so that a reload ends neither
+    /// credentials nor nonces.
+    pub fn carry_over(&mut self, earlier: &Self) {
+        if self.secret_origin == SecretOrigin::Forgotten && earlier.secret_origin == SecretOrigin::Forgotten {
+            self.settings.auth.shared_secrets.clone_from(&earlier.settings.auth.shared_secrets);
+        }
+        if self.nonce_key_forgotten && earlier.nonce_key_forgotten {
+            self.settings.auth.nonce_key = earlier.settings.auth.nonce_key.clone();
+        }
+    }
 }
 
 /// The layers over the defaults.
@@ -133,7 +147,8 @@ fn read(
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
     let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };
-    let (auth, secret_origin) = credentials::read(&mut root, &places, report);
+    let Credentials { settings: auth, secret_origin, nonce_key_forgotten } =
+        credentials::read(&mut root, &places, report);
     root.finish(report);
 
     let (tls, certificates): (Vec<_>, Vec<_>) = tls.into_iter().unzip();
@@ -141,6 +156,7 @@ fn read(
         settings: Settings { auth, turn, listeners, tls, workers, state_directory, log, accept },
         sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
         secret_origin,
+        nonce_key_forgotten,
         certificates: certificates.into_iter().flatten().collect(),
         warnings: std::mem::take(&mut report.warnings),
     }

@@ -59,7 +59,10 @@ pub(super) fn keep(
             report.problem(at.problem(
                 format!("cannot be read or made ({error})"),
                 "a file in a directory that belongs to the user ferryd runs as",
-                "give it the directory (chown), or set state-directory elsewhere",
+                match access {
+                    StateAccess::Create => "give that user the directory (chown), or set state-directory elsewhere",
+                    StateAccess::ReadOnly => "run this as root or as the user ferryd runs as",
+                },
             ));
             None
         }

@@ -83,6 +83,20 @@ fn two_starts_without_a_state_directory_share_nothing() {
 }
 
 #[test]
+fn a_reload_keeps_what_the_process_made_for_itself() {
+    let read = |text: &str| load_text(text).unwrap();
+    let earlier = read("realm = \"a\"");
+    let mut reloaded = read("realm = \"b\"");
+    reloaded.carry_over(&earlier);
+    let secret = |loaded: &Loaded| loaded.settings.auth.shared_secrets[0].secret.clone();
+    assert_eq!(secret(&reloaded), secret(&earlier));
+    assert_eq!(reloaded.settings.auth.nonce_key, earlier.settings.auth.nonce_key);
+    let mut configured = read(&format!("[auth]\nshared-secrets = [\"{STRONG}\"]"));
+    configured.carry_over(&earlier);
+    assert_eq!(secret(&configured).expose(), STRONG.as_bytes());
+}
+
+#[test]
 fn the_state_directory_of_systemd_keeps_secret_and_nonce_key() {
     let directory = tempfile::tempdir().unwrap();
     let environment = variables(&[("STATE_DIRECTORY", directory.path().to_str().unwrap())]);
@@ -268,7 +282,7 @@ fn a_certificate_turns_tls_on() {
     assert!(loaded.settings.serves_tls());
     assert_eq!(loaded.settings.listeners.len(), 6);
     assert_eq!(loaded.settings.listeners[4].kind, ListenerKind::Stream(Accept::Tls));
-    assert_eq!(loaded.certificates[0].names, ["turn.example.org"]);
+    assert_eq!(loaded.certificates[0].content.names, ["turn.example.org"]);
     assert!(loaded.warnings.iter().any(|words| words.contains("everybody may read the private key")));
 }
 
@@ -407,7 +421,6 @@ fn wrong_shared_secrets_are_told_without_showing_them() {
         assert!(!found.contains("hush"), "a secret is shown: {found}");
     };
     one("shared-secrets = \"hush\"", "auth.shared-secrets: found a text, expected a list");
-    one("shared-secrets = [\"hush\"]", "auth.shared-secrets #1: an estimated strength of");
     one("shared-secrets = [7]", "found a number, expected a table of keys");
     one("shared-secrets = [\"\"]", "found an empty text");
     one("shared-secrets = [{ algorithm = \"sha1\" }]", "auth.shared-secrets #1 secret: is missing");
@@ -416,6 +429,15 @@ fn wrong_shared_secrets_are_told_without_showing_them() {
     one("shared-secrets-file = \"/dev/null\"", "/dev/null holds no secret");
     one("nonce-key-file = \"/dev/null\"", "/dev/null: is not such a key");
     one("nonce-lifetime = \"2h\"", "expected a duration from 1s to 1h");
+}
+
+#[test]
+fn a_weak_shared_secret_is_warned_about_without_showing_it() {
+    let warnings = load_text("[auth]\nshared-secrets = [\"hush\"]").unwrap().warnings;
+    assert!(warnings[0].contains("auth.shared-secrets #1: an estimated strength of"), "{warnings:?}");
+    assert!(!warnings[0].contains("hush"), "{warnings:?}");
+    let allowed = load_text("[auth]\nallow-weak-passwords = true\nshared-secrets = [\"hush\"]").unwrap();
+    assert_eq!(allowed.warnings, Vec::<String>::new());
 }
 
 #[test]
