@@ -178,7 +178,8 @@ impl Crew {
         {
             let (id, now) = (WorkerId(index as u8), Clock.now().instant);
             let server = Server::new(policy.clone(), Arc::clone(&shared), id, random_seed()?, now);
-            let parts = Parts { server, listeners, commands, wake, neighbours, held: held.clone() };
+            let parts =
+                Parts { settings: settings.worker, server, listeners, commands, wake, neighbours, held: held.clone() };
             let worker = Worker::new(parts).map_err(host("start a worker"))?;
             crew.handles.push(handle);
             crew.threads.push(spawn(index, worker, ended.clone())?);

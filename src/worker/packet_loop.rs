@@ -13,15 +13,20 @@ use super::connections::Connections;
 use super::handle::{Command, Report, WakeOnce};
 use super::held::HeldSockets;
 use super::neighbours::Neighbours;
+use super::pace::Pace;
 use super::routes::{ConnectionId, Socket};
+use super::settings::Settings;
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
-use crate::net::poll::{Event, Events, Interest, Poll};
+use crate::net::poll::{Event, Events, Interest, Poll, sleep_precisely};
 use crate::net::udp::{RecvBatch, SendBatch};
 use crate::turn::{Now, RelayId, Server};
 
 /// Datagrams read from one socket before the others have their turn: a flooded socket starves nobody.
 pub(super) const RECV_BATCH: usize = 32;
+/// Datagrams of several sockets that are received before they are sent: the more, the fewer system calls towards
+/// clients.
+const SLOTS: usize = 128;
 /// Datagrams that wait for one flush.
 const SEND_BATCH: usize = 256;
 /// Events fetched by one wait.
@@ -30,6 +35,7 @@ const EVENTS: usize = 256;
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
+    pub settings: Settings,
     pub server: Server,
     /// This worker's socket of every UDP listener's group.
     pub listeners: Vec<UdpSocket>,
@@ -59,6 +65,9 @@ pub struct Worker {
     pub(super) unfinished: VecDeque<(ConnectionId, bool)>,
     /// The rings may hold more, and nobody wakes this worker for it.
     pub(super) more_from_neighbours: bool,
+    /// Packets read in this turn.
+    pub(super) packets: usize,
+    rest_max: Duration,
     commands: Receiver<Command>,
     wake: Arc<WakeOnce>,
 }
@@ -100,7 +109,7 @@ impl Worker {
             listeners,
             relays: Vec::new(),
             streams: Connections::default(),
-            recv: RecvBatch::new(RECV_BATCH),
+            recv: RecvBatch::new(SLOTS),
             send: SendBatch::new(SEND_BATCH),
             neighbours: parts.neighbours,
             held: parts.held,
@@ -108,6 +117,8 @@ impl Worker {
             unread: VecDeque::new(),
             unfinished: VecDeque::new(),
             more_from_neighbours: false,
+            packets: 0,
+            rest_max: parts.settings.wake_up_delay_max,
             commands: parts.commands,
             wake: parts.wake,
         })
@@ -116,9 +127,16 @@ impl Worker {
     /// Runs until told to stop.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        let mut pace = Pace::new(self.rest_max, self.clock.now().instant);
+        let mut rest = None;
+        sleep_precisely();
         loop {
-            self.poll.wait(&mut events, self.patience())?;
+            if let Some(rest) = rest {
+                std::thread::sleep(rest);
+            }
+            self.poll.wait(&mut events, if rest.is_some() { Some(Duration::ZERO) } else { self.patience() })?;
             let now = self.clock.now();
+            self.packets = 0;
             for index in 0..events.len() {
                 if let Some(event) = events.get(index) {
                     self.handle_event(now, event);
@@ -132,8 +150,10 @@ impl Worker {
             }
             let turn = self.handle_commands(now);
             self.flush();
+            self.recv.clear();
             self.flush_streams(now);
             self.neighbours.wake();
+            rest = pace.rest(self.packets, now.instant, self.clock.now().instant);
             if turn == Turn::Stop {
                 return Ok(());
             }

@@ -1,9 +1,23 @@
 //! What an operator decides about listeners.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 pub use crate::net::accept::Accept;
 pub use crate::net::admission::AcceptLimits;
+
+/// How a worker goes about its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A packet may wait this long for others, so that one wake-up serves them all; zero is never.
+    pub wake_up_delay_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { wake_up_delay_max: Duration::from_micros(500) }
+    }
+}
 
 /// A socket that clients reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -102,6 +102,7 @@ impl Worker {
                 self.forward(now, forward, Body::Bytes(message), 0);
             }
             self.carry_out_effects(now);
+            self.packets += 1;
             received.consume(len);
         };
         if let Some((stream, buffers)) = self.streams.get_mut(id) {

@@ -28,11 +28,13 @@ pub(super) enum Body<'a> {
 impl Worker {
     /// Reads one batch from a listener; epoll tells again while there is more.
     pub(super) fn read_listener(&mut self, now: Now, index: u16) {
+        self.make_room();
         let Some(listener) = self.listeners.get(usize::from(index)) else { return };
         let address = listener.address;
         // What fails here is the host's want of memory; epoll tells again.
-        let count = self.recv.recv(&listener.socket, RECV_BATCH).unwrap_or(0);
-        for slot in 0..count {
+        let received = self.recv.recv(&listener.socket, RECV_BATCH).unwrap_or(0..0);
+        self.packets += received.len();
+        for slot in received {
             let meta = self.recv.meta(slot);
             if meta.truncated {
                 self.statistics.truncated += 1;
@@ -47,18 +49,21 @@ impl Worker {
             let forward = self.server.handle_client(now, &client, route, self.recv.datagram(slot));
             if let Some(forward) = forward {
                 self.forward(now, forward, Body::Slot(slot), meta.tos);
+            } else {
+                self.carry_out_effects(now);
             }
-            self.carry_out_effects(now);
         }
-        self.flush();
     }
 
     /// Reads one batch from a relay socket, and remembers it when there may be more: epoll tells each arrival once.
     pub(super) fn read_relay(&mut self, now: Now, relay: RelayId) {
+        self.make_room();
         let Some(socket) = relay_socket(&self.relays, relay) else { return };
-        let count = self.recv.recv(&socket.socket, RECV_BATCH).unwrap_or(0);
+        let received = self.recv.recv(&socket.socket, RECV_BATCH).unwrap_or(0..0);
         let error_pending = self.recv.error_pending();
-        for slot in 0..count {
+        let is_full = received.len() == RECV_BATCH;
+        self.packets += received.len();
+        for slot in received {
             let RecvMeta { from, truncated, tos, len, .. } = self.recv.meta(slot);
             if truncated {
                 self.statistics.truncated += 1;
@@ -66,12 +71,19 @@ impl Worker {
                 self.forward(now, forward, Body::Slot(slot), tos);
             }
         }
-        self.flush();
         if error_pending {
             self.read_relay_errors(now, relay);
         }
-        if count == RECV_BATCH || error_pending {
+        if is_full || error_pending {
             self.unread.push_back(relay);
+        }
+    }
+
+    /// Sees to it that a whole batch can be received: what waits in slots goes out first.
+    fn make_room(&mut self) {
+        if self.recv.free() < RECV_BATCH {
+            self.flush();
+            self.recv.clear();
         }
     }
 
