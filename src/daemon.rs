@@ -21,6 +21,7 @@ use crate::config::{Loaded, Settings};
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
+use crate::net::datagrams::EpollDatagrams;
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
 use crate::net::socket::{OpenError, UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
@@ -180,7 +181,8 @@ impl Crew {
             let server = Server::new(policy.clone(), Arc::clone(&shared), id, random_seed()?, now);
             let parts =
                 Parts { settings: settings.worker, server, listeners, commands, wake, neighbours, held: held.clone() };
-            let worker = Worker::new(parts).map_err(host("start a worker"))?;
+            let datagrams = EpollDatagrams::new().map_err(host("make an epoll instance"))?;
+            let worker = Worker::new(parts, datagrams).map_err(host("start a worker"))?;
             crew.handles.push(handle);
             crew.threads.push(spawn(index, worker, ended.clone())?);
         }
@@ -227,7 +229,11 @@ impl Drop for EndNotice {
     }
 }
 
-fn spawn(index: usize, worker: Worker, ended: mpsc::UnboundedSender<usize>) -> Result<JoinHandle<()>, Failure> {
+fn spawn(
+    index: usize,
+    worker: Worker<EpollDatagrams>,
+    ended: mpsc::UnboundedSender<usize>,
+) -> Result<JoinHandle<()>, Failure> {
     let notice = EndNotice(index, ended);
     let body = move || {
         let _notice = notice;

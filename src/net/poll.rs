@@ -77,6 +77,18 @@ impl Events {
         self.entries[..self.filled].get(index).map(event)
     }
 
+    /// Forgets the events that `keep` does not hold on to.
+    pub fn retain(&mut self, mut keep: impl FnMut(Event) -> bool) {
+        let mut kept = 0;
+        for index in 0..self.filled {
+            if keep(event(&self.entries[index])) {
+                self.entries.swap(kept, index);
+                kept += 1;
+            }
+        }
+        self.filled = kept;
+    }
+
     /// The events of the last wait.
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
         self.entries[..self.filled].iter().map(event)
