@@ -172,10 +172,11 @@ fn systemd_directory(environment: &Environment, variable: &str) -> Option<PathBu
 
 fn read_data_path(mut section: Section, report: &mut Report) -> worker::Settings {
     let default = worker::Settings::default();
+    let backend = section.word("backend", &worker::Backend::NAMES, report).map_or(default.backend, |entry| entry.value);
     let delay: Option<Entry<u32>> = section.number("wake-up-delay-max-us", 0..=10_000, report);
     section.finish(report);
     let wake_up_delay_max = delay.map_or(default.wake_up_delay_max, |entry| Duration::from_micros(entry.value.into()));
-    worker::Settings { wake_up_delay_max }
+    worker::Settings { backend, wake_up_delay_max }
 }
 
 fn read_log(mut log: Section, report: &mut Report) -> logs::Settings {

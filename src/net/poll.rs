@@ -77,6 +77,16 @@ impl Events {
         self.entries[..self.filled].get(index).map(event)
     }
 
+    /// Whether there was no room for more, so that some may have stayed with the kernel.
+    pub fn is_full(&self) -> bool {
+        self.filled == self.entries.len()
+    }
+
+    /// Forgets all events.
+    pub fn clear(&mut self) {
+        self.filled = 0;
+    }
+
     /// Forgets the events that `keep` does not hold on to.
     pub fn retain(&mut self, mut keep: impl FnMut(Event) -> bool) {
         let mut kept = 0;
@@ -111,6 +121,12 @@ pub struct Poll {
     epoll: OwnedFd,
     /// Whether the kernel was found without `epoll_pwait2`, whose time-outs are in nanoseconds (Linux 5.11).
     milliseconds_only: AtomicBool,
+}
+
+impl AsRawFd for Poll {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.epoll.as_raw_fd()
+    }
 }
 
 impl Poll {

@@ -119,6 +119,7 @@ impl<D: Datagrams> Worker<D> {
         let mut pace = Pace::new(self.rest_max, self.clock.now().instant);
         let mut rest = None;
         sleep_precisely();
+        self.datagrams.start()?;
         loop {
             self.datagrams.wait(&mut events, self.patience(), rest)?;
             let now = self.clock.now();

@@ -41,7 +41,7 @@ impl<D: Datagrams> Worker<D> {
             server: ServerAddr::new(asked),
         };
         let route = Way::Udp { listener: index, scope: scope_of(datagram.from) }.route();
-        let bytes = self.datagrams.datagram(datagram.slot);
+        let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
         if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
             self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
         } else {

@@ -141,6 +141,10 @@ impl EpollDatagrams {
 }
 
 impl Datagrams for EpollDatagrams {
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn add(&mut self, token: Token, role: Role, socket: UdpSocket) -> io::Result<SocketKey> {
         let index = self.free.pop().unwrap_or(self.sockets.len() as u32);
         if let Err(error) = self.poll.add(&socket, Token(OURS | u64::from(index)), Interest::Readable, true) {

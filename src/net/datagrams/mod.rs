@@ -1,10 +1,11 @@
 //! The datagram sockets of one worker behind one face: who has something, its bytes, and what goes out.
 //!
-//! The back end by [epoll](EpollDatagrams) works everywhere. It receives into slots with
-//! [`HEADROOM`](super::udp::HEADROOM), so that a prefix is written in front of a datagram in place, and sends what was
-//! pushed when it is flushed or waited on, in order per socket.
+//! Two back ends: [epoll](EpollDatagrams), which works everywhere, and [io_uring](RingDatagrams). Both receive into slots
+//! with [`HEADROOM`](super::udp::HEADROOM), so that a prefix is written in front of a datagram in place, and both send
+//! what was pushed when they are flushed or waited on, in order per socket.
 
 mod epoll;
+mod ring;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -14,6 +15,7 @@ use super::poll::{Events, Poll, Token};
 use super::udp::SendReport;
 
 pub use epoll::EpollDatagrams;
+pub use ring::RingDatagrams;
 
 /// A socket of the back end: an index that is used again after the socket has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +69,9 @@ pub struct Destination {
 
 /// The datagram sockets of one worker.
 pub trait Datagrams: Sized {
+    /// Begins; to be called once, on the thread that is to wait.
+    fn start(&mut self) -> io::Result<()>;
+
     /// Serves a socket from now on. Fails for want of memory or descriptors.
     fn add(&mut self, token: Token, role: Role, socket: UdpSocket) -> io::Result<SocketKey>;
 
@@ -89,7 +94,7 @@ pub trait Datagrams: Sized {
     /// Whether there is more to tell without waiting.
     fn has_more(&self) -> bool;
 
-    /// The bytes in a slot.
+    /// The datagram in a slot, and what is behind it.
     fn datagram(&self, slot: usize) -> &[u8];
 
     /// The whole slot: its datagram begins at [`HEADROOM`](super::udp::HEADROOM).
@@ -107,3 +112,6 @@ pub trait Datagrams: Sized {
     /// What became of everything that was sent, since the start.
     fn sent(&self) -> SendReport;
 }
+
+#[cfg(test)]
+mod tests;
