@@ -137,6 +137,11 @@ impl Allocation {
         self.relays.get(family).is_some_and(|relay| now < relay.expires_at)
     }
 
+    /// Whether any relayed address has not expired: what has waits for its timer to be cleared away.
+    pub(super) fn lives(&self, now: Instant) -> bool {
+        self.expires_at().is_some_and(|expires_at| now < expires_at)
+    }
+
     /// The time left until the allocation expires, by the relayed address that lives longest.
     pub(super) fn expires_at(&self) -> Option<Instant> {
         self.relays.iter().map(|relay| relay.expires_at).max()

@@ -3,5 +3,7 @@
 
 mod harness;
 
+mod authentication;
 mod binding;
+mod credentials;
 mod messages;

@@ -77,7 +77,7 @@ impl Server {
     fn in_use(&mut self, request: &Request<'_>) -> Option<AllocationId> {
         let id = self.table.find(&request.envelope.client)?;
         let allocation = self.table.get(id)?;
-        if allocation.expires_at().is_some_and(|expires_at| request.now.instant < expires_at) {
+        if allocation.lives(request.now.instant) {
             return Some(id);
         }
         self.end(id, super::super::effect::EndReason::Expired);
