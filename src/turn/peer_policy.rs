@@ -113,6 +113,14 @@ pub fn is_special_purpose(ip: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is Teredo's or 6to4's (RFC 8656 section 21.4): refused as a client's and as a peer's.
+pub fn is_tunnel(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => TUNNELS.iter().any(|range| range.contains(&ip)),
+    }
+}
+
 /// The IPv4 address in 64:ff9b::/96 (RFC 6052 section 2.1).
 fn nat64_embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let [0x0064, 0xff9b, 0, 0, 0, 0, high, low] = ip.segments() else { return None };
@@ -156,6 +164,11 @@ const SPECIAL_V4: [Ipv4Net; 22] = [
 
 /// What IPv6 has assigned to hosts; everything outside is loopback, local, multicast, a tunnel or not assigned.
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0], 3);
+
+const TUNNELS: [Ipv6Net; 2] = [
+    v6([0x2001, 0, 0], 32), // Teredo
+    v6([0x2002, 0, 0], 16), // 6to4
+];
 
 /// The IANA IPv6 Special-Purpose Address Registry inside of global unicast.
 const SPECIAL_V6: [Ipv6Net; 5] = [

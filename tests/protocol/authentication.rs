@@ -210,7 +210,8 @@ fn contradictory_password_algorithms_are_rejected_with_400() {
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000").sha256();
     client.challenge(&mut world);
-    let cases: [(Option<&[u8]>, Option<&[u8]>); 10] = [
+    type Value = Option<&'static [u8]>;
+    let cases: [(Value, Value); 10] = [
         (Some(&BOTH), None),
         (None, Some(&[0, 2, 0, 0])),
         (None, Some(&[0, 1, 0, 0])),

@@ -3,7 +3,12 @@
 
 mod harness;
 
+mod allocate;
 mod authentication;
 mod binding;
 mod credentials;
+mod dual;
 mod messages;
+mod refresh;
+mod relay_sockets;
+mod reservation;

@@ -181,7 +181,7 @@ impl Client {
 
     /// Learns realm and nonce from an Allocate without credentials.
     pub(crate) fn challenge(&mut self, world: &mut World) -> Reply {
-        let bytes = self.unsigned(Method::Allocate, |builder| write_udp(builder));
+        let bytes = self.unsigned(Method::Allocate, write_udp);
         let reply = self.exchange(world, &bytes).expect("a challenge");
         assert_eq!(reply.result(), Err(401));
         self.learn(&reply);

@@ -206,6 +206,13 @@ impl World {
         self.drain(worker);
     }
 
+    pub(crate) fn stop(&mut self) {
+        for worker in 0..self.workers.len() {
+            self.workers[worker].handle_stop();
+            self.drain(worker);
+        }
+    }
+
     /// Opens the relay sockets that [`Self::opens_wait`] has held back.
     pub(crate) fn open_pending(&mut self) {
         self.opens_wait = false;
@@ -272,7 +279,16 @@ impl World {
 
     fn drain(&mut self, worker: usize) {
         while let Some(effect) = self.workers[worker].poll_effect() {
-            if self.opens_wait && matches!(effect, Effect::OpenRelay { .. }) {
+            let waits = match effect {
+                Effect::OpenRelay { .. } => self.opens_wait,
+                // Effects on sockets are carried out in their order.
+                Effect::CloseRelay { .. } | Effect::CloseHeld { .. } => !self.pending.is_empty(),
+                Effect::Reply { .. }
+                | Effect::ChannelOpened { .. }
+                | Effect::ChannelClosed { .. }
+                | Effect::AllocationEnded(_) => false,
+            };
+            if waits {
                 self.pending.push_back((worker, effect));
             } else {
                 self.carry_out(worker, effect);
