@@ -1,5 +1,7 @@
 //! A client that authenticates, and checks every answer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use ferryd::address::{ClientAddr, FiveTuple, ServerAddr, Transport};
 use ferryd::auth::credentials::time_limited_password;
 use ferryd::auth::long_term::{PasswordAlgorithm, user_hash};
@@ -34,8 +36,10 @@ pub(crate) struct Client {
     pub(crate) integrity: Integrity,
     pub(crate) anonymous: bool,
     pub(crate) fingerprint: bool,
-    transactions: u64,
 }
+
+/// Transactions of all clients, so that no two requests are taken for retransmissions.
+static TRANSACTIONS: AtomicU64 = AtomicU64::new(0);
 
 impl Client {
     /// Alice over UDP.
@@ -58,7 +62,6 @@ impl Client {
             integrity: Integrity::Sha1,
             anonymous: false,
             fingerprint: false,
-            transactions: 0,
         }
     }
 
@@ -92,9 +95,8 @@ impl Client {
 
     /// A transaction id that was not used before.
     pub(crate) fn transaction(&mut self) -> TransactionId {
-        self.transactions += 1;
         let mut id = [0xA5; 12];
-        id[..8].copy_from_slice(&self.transactions.to_be_bytes());
+        id[..8].copy_from_slice(&TRANSACTIONS.fetch_add(1, Ordering::Relaxed).to_be_bytes());
         TransactionId(id)
     }
 

@@ -6,7 +6,7 @@ mod world;
 
 pub(crate) use client::{Client, Integrity};
 pub(crate) use reply::{Received, Reply, Signed};
-pub(crate) use world::{UNIX_START, World, assert_no_leak};
+pub(crate) use world::{Setup, UNIX_START, World, assert_no_leak};
 
 use std::net::SocketAddr;
 use std::time::Duration;
