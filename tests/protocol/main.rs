@@ -14,6 +14,7 @@ mod dual;
 mod icmp;
 mod lifecycle;
 mod messages;
+mod model;
 mod neighbours;
 mod peers;
 mod permission;
