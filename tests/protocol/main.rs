@@ -16,6 +16,7 @@ mod lifecycle;
 mod messages;
 mod model;
 mod neighbours;
+mod noise;
 mod peers;
 mod permission;
 mod quota;
