@@ -206,6 +206,35 @@ fn nothing_is_dumped_or_left_to_do() {
 }
 
 #[test]
+fn the_compliance_table_names_code_and_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("docs/compliance.md")).unwrap();
+    let mut checked = 0;
+    // Every second piece between backticks is code.
+    for name in table.split('`').skip(1).step_by(2) {
+        let (file, test) = match name.split_once("::") {
+            Some((file, test)) => (file, Some(test)),
+            None if name.ends_with(".rs") => (name, None),
+            None => continue,
+        };
+        let candidates = match file.strip_suffix(".rs") {
+            None if test == Some("test") => continue,
+            None => vec![format!("tests/protocol/{file}.rs")],
+            Some(_) => {
+                ["src/", "tests/", "tests/protocol/", ""].iter().map(|folder| format!("{folder}{file}")).collect()
+            }
+        };
+        let text = candidates.iter().find_map(|path| fs::read_to_string(root.join(path)).ok());
+        let text = text.unwrap_or_else(|| panic!("docs/compliance.md names `{file}`, which is not there"));
+        if let Some(test) = test {
+            assert!(text.contains(&format!("fn {test}(")), "docs/compliance.md names `{name}`, which is not there");
+        }
+        checked += 1;
+    }
+    assert!(checked > 150, "the table is read: {checked} names");
+}
+
+#[test]
 fn the_reader_of_sources_reads() {
     let source = |text: &str| Source { room: "turn".to_owned(), path: PathBuf::from("x.rs"), text: text.to_owned() };
     let used = |text: &str| source(text).rooms_used().into_iter().collect::<Vec<_>>();

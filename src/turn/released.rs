@@ -4,44 +4,56 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 
 use crate::address::FiveTuple;
+use crate::auth::Credentials;
 use crate::stun::TransactionId;
 
 /// RFC 8489 section 6.3.1: transactions are remembered "in the last 40 seconds".
 const MEMORY: Duration = Duration::from_secs(40);
-/// Releases remembered at most; at 170 bytes each, 700 KiB a worker. What is forgotten early is answered 437, which means
+/// Releases remembered at most; at 260 bytes each, 1 MiB a worker. What is forgotten early is answered 437, which means
 /// the same to the client (RFC 8656 section 8.2).
 const MEMORY_MAX: usize = 4096;
 
 /// The last releases of a worker.
 #[derive(Debug)]
 pub(super) struct Released {
-    transactions: HashSet<(FiveTuple, TransactionId), FixedState>,
+    transactions: HashMap<(FiveTuple, TransactionId), Credentials, FixedState>,
     order: VecDeque<(Instant, FiveTuple, TransactionId)>,
 }
 
 impl Released {
     pub(super) fn new(hasher: FixedState) -> Self {
-        Self { transactions: HashSet::with_hasher(hasher), order: VecDeque::new() }
+        Self { transactions: HashMap::with_hasher(hasher), order: VecDeque::new() }
     }
 
     /// Remembers the Refresh that released an allocation, or the half of a dual one.
-    pub(super) fn remember(&mut self, client: FiveTuple, transaction: TransactionId, now: Instant) {
+    pub(super) fn remember(
+        &mut self,
+        client: FiveTuple,
+        transaction: TransactionId,
+        credentials: Credentials,
+        now: Instant,
+    ) {
         if self.order.len() >= MEMORY_MAX
             && let Some((_, client, transaction)) = self.order.pop_front()
         {
             self.transactions.remove(&(client, transaction));
         }
-        if self.transactions.insert((client, transaction)) {
+        if self.transactions.insert((client, transaction), credentials).is_none() {
             self.order.push_back((now + MEMORY, client, transaction));
         }
     }
 
     /// Whether this transaction has just released something on this 5-tuple.
     pub(super) fn knows(&self, client: &FiveTuple, transaction: TransactionId) -> bool {
-        self.transactions.contains(&(*client, transaction))
+        self.transactions.contains_key(&(*client, transaction))
+    }
+
+    /// The credentials of that release, with which its retransmission proves itself though they may have expired.
+    pub(super) fn credentials(&self, client: &FiveTuple, transaction: TransactionId) -> Option<&Credentials> {
+        self.transactions.get(&(*client, transaction))
     }
 
     /// Forgets what is old.

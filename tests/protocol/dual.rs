@@ -199,6 +199,17 @@ fn one_half_is_released_alone() {
 }
 
 #[test]
+fn permissions_of_a_released_half_make_room() {
+    let mut world = World::with(|setup| setup.turn.limits.permissions_per_allocation = 2);
+    let mut client = Client::new("198.51.100.1:1000");
+    dual(&mut world, &mut client);
+    assert_eq!(client.permit(&mut world, &["9.9.9.1:1", "9.9.9.2:1"]).result(), Ok(()));
+    assert_eq!(client.permit(&mut world, &[PEER_V6]).result(), Err(403));
+    refresh(&mut world, &mut client, 1, 0);
+    assert_eq!(client.permit(&mut world, &[PEER_V6, "[2620:fe::9]:1"]).result(), Ok(()));
+}
+
+#[test]
 fn a_refresh_without_family_refreshes_and_releases_both() {
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");

@@ -129,16 +129,8 @@ impl Run {
             Step::Hijack(client) => self.hijack(*client),
             Step::Permit(client, peers) => self.permit(*client, peers),
             Step::Bind(client, number, peer) => self.bind(*client, NUMBERS[*number], *peer),
-            Step::Indicate(client, to) => {
-                let to = self.address(*to);
-                let expected = self.live(*client).is_some().then_some(to);
-                self.data(*client, expected, |client, world, data| client.indicate(world, &to.to_string(), data));
-            }
-            Step::ChannelData(client, number) => {
-                let number = NUMBERS[*number];
-                let expected = self.peer_of(*client, number);
-                self.data(*client, expected, |client, world, data| client.channel_data(world, number, data));
-            }
+            Step::Indicate(client, to) => self.indicate(*client, *to),
+            Step::ChannelData(client, number) => self.channel_data(*client, NUMBERS[*number]),
             Step::PeerData(from, to) => self.peer_data(EXTERNAL[*from], *to),
             Step::Close(client) => {
                 let closing = &self.clients[*client];
@@ -147,9 +139,35 @@ impl Run {
             }
             Step::Pass(seconds, timers) => {
                 self.now += seconds;
-                if *timers { self.world.advance(secs(*seconds)) } else { self.world.jump(secs(*seconds)) }
+                if *timers {
+                    self.world.advance(secs(*seconds))
+                } else {
+                    self.world.jump(secs(*seconds))
+                }
+                self.probe();
             }
         }
+    }
+
+    /// Data on every way that there could be.
+    fn probe(&mut self) {
+        for client in 0..CLIENTS {
+            NUMBERS.into_iter().for_each(|number| self.channel_data(client, number));
+            (0..EXTERNAL.len()).for_each(|index| self.indicate(client, Peer::External(index)));
+            (0..CLIENTS).for_each(|other| self.indicate(client, Peer::Relay(other)));
+            EXTERNAL.into_iter().for_each(|from| self.peer_data(from, client));
+        }
+    }
+
+    fn indicate(&mut self, client: usize, to: Peer) {
+        let to = self.address(to);
+        let expected = self.live(client).is_some().then_some(to);
+        self.data(client, expected, |client, world, data| client.indicate(world, &to.to_string(), data));
+    }
+
+    fn channel_data(&mut self, client: usize, number: u16) {
+        let expected = self.peer_of(client, number);
+        self.data(client, expected, |client, world, data| client.channel_data(world, number, data));
     }
 
     fn allocate(&mut self, client: usize, lifetime: Option<u32>) {
@@ -213,9 +231,11 @@ impl Run {
     }
 
     fn bind(&mut self, client: usize, number: u16, peer: Peer) {
+        if matches!(peer, Peer::Relay(_)) {
+            // Whether an own address has a live relay is a matter of timers that have run.
+            self.world.run_timers();
+        }
         let peer = self.address(peer);
-        // Whether an own address has a live relay is a matter of timers that have run.
-        self.world.run_timers();
         let reply = self.call(client, |client, world| client.bind(world, number, &peer.to_string()));
         let dead = peer.ip() == addr(&format!("{RELAY}:1")).ip() && self.owner(peer).is_none();
         let bound_otherwise = self.peer_of(client, number).is_some_and(|bound| bound != peer)
@@ -290,8 +310,14 @@ fn a_peer() -> impl Strategy<Value = Peer> {
 fn a_step() -> impl Strategy<Value = Step> {
     let client = 0..CLIENTS;
     let number = 0..NUMBERS.len();
-    let lifetime = prop_oneof![Just(None), Just(Some(0)), (1..5000u32).prop_map(Some)];
-    let seconds = prop_oneof![0..20u64, 200..320u64, 580..620u64];
+    let lifetime = prop_oneof![
+        2 => Just(None),
+        1 => Just(Some(0)),
+        2 => Just(Some(3600)),
+        1 => (1..5000u32).prop_map(Some),
+    ];
+    // Sums of these meet the lifetimes of permissions, channels and allocations exactly, and miss them by one.
+    let seconds = prop::sample::select(vec![0, 1, 7, 299, 300, 300, 300, 301, 600]);
     prop_oneof![
         4 => (client.clone(), lifetime.clone()).prop_map(|(client, lifetime)| Step::Allocate(client, lifetime)),
         2 => (client.clone(), lifetime).prop_map(|(client, lifetime)| Step::Refresh(client, lifetime)),
@@ -315,6 +341,7 @@ proptest! {
         for step in &steps {
             run.step(step);
         }
+        run.probe();
         run.world.advance(secs(4000));
         assert_no_leak(&run.world);
     }

@@ -229,7 +229,7 @@ fn more_permissions_than_the_limit_are_rejected_with_403_and_refreshes_are_not_c
     let mut world = World::with(|setup| setup.turn.limits.permissions_per_allocation = 3);
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
-    assert_eq!(client.permit(&mut world, &["9.9.9.1:1", "9.9.9.2:1", "9.9.9.1:2"]).result(), Ok(()));
+    assert_eq!(client.permit(&mut world, &["9.9.9.1:1", "9.9.9.2:1", "9.9.9.1:2", "9.9.9.2:2"]).result(), Ok(()));
     assert_eq!(client.permit(&mut world, &["9.9.9.3:1", "9.9.9.4:1"]).result(), Err(403));
     assert_eq!(open_to(&mut world, &mut client, relay, &["9.9.9.3:1"]), [false], "all or nothing");
     assert_eq!(client.permit(&mut world, &["9.9.9.3:1"]).result(), Ok(()));

@@ -77,6 +77,19 @@ fn a_late_duplicate_of_a_release_does_not_end_the_next_allocation() {
 }
 
 #[test]
+fn a_retransmitted_release_gets_its_success_though_the_credential_has_expired() {
+    let mut world = World::new();
+    let mut client = Client::new("198.51.100.1:1000").time_limited(&format!("{}:alice", world.unix() + 60));
+    client.allocate(&mut world).relay();
+    world.advance(secs(120));
+    let request = client.signed(Method::Refresh, |builder| _ = builder.u32(AttributeType::LIFETIME, 0));
+    let first = client.exchange(&mut world, &request).unwrap();
+    assert_eq!(client.exchange(&mut world, &request).unwrap().bytes, first.bytes);
+    assert_eq!(client.refresh(&mut world, Some(0)).result(), Err(401), "another request is not excused");
+    assert_eq!(client.allocate(&mut world).result(), Err(401));
+}
+
+#[test]
 fn each_of_several_releases_is_remembered_for_its_own_forty_seconds() {
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");

@@ -76,7 +76,11 @@ impl Server {
         let method = message.method();
         let mut envelope = Envelope::new(*client, route, &message);
         let live = self.table.find(client).and_then(|id| self.table.get(id));
-        let held = live.filter(|allocation| allocation.lives(now.instant)).map(|allocation| &allocation.credentials);
+        let mut held =
+            live.filter(|allocation| allocation.lives(now.instant)).map(|allocation| &allocation.credentials);
+        if held.is_none() && method == Method::Refresh {
+            held = self.released.credentials(client, message.transaction_id());
+        }
         let authenticated = match self.authenticator.authenticate(&message, client, held, now.unix_seconds) {
             Ok(authenticated) => authenticated,
             Err(error) => return self.challenge(now, &envelope, &message, error),

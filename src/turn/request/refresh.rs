@@ -24,7 +24,8 @@ impl Server {
             for family in families.into_iter().flatten() {
                 self.end_family(id, family, EndReason::Released, now);
             }
-            self.released.remember(envelope.client, envelope.transaction, now);
+            let credentials = request.credentials.clone();
+            self.released.remember(envelope.client, envelope.transaction, credentials, now);
         } else if let Some(allocation) = self.table.get_mut(id) {
             for family in families.into_iter().flatten() {
                 if let Some(relay) = allocation.relays.get_mut(family) {
