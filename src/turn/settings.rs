@@ -10,7 +10,7 @@ use crate::address::Family;
 /// The relay as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where relay sockets are bound. The first of each family is used first; further ones are chosen at random.
+    /// Where relay sockets are bound: an allocation has one of its family by chance, and another where that has no port left.
     pub relay_addresses: Vec<RelayAddress>,
     /// The lowest relay port, included.
     pub port_min: u16,
