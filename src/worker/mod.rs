@@ -6,6 +6,7 @@
 
 mod clock;
 mod connections;
+mod deadlines;
 mod effects;
 mod handle;
 mod held;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::connections::Connections;
+use super::deadlines::Deadlines;
 use super::handle::{Command, Report, WakeOnce};
 use super::held::HeldSockets;
 use super::neighbours::Neighbours;
@@ -48,6 +49,7 @@ pub struct Worker<D> {
     /// Relay sockets that are being closed.
     pub(super) closing: HashMap<RelayId, RelayedAddr>,
     pub(super) streams: Connections,
+    pub(super) deadlines: Deadlines,
     pub(super) neighbours: Neighbours,
     pub(super) held: HeldSockets,
     pub(super) statistics: Statistics,
@@ -101,6 +103,7 @@ impl<D: Datagrams> Worker<D> {
             relays: Vec::new(),
             closing: HashMap::new(),
             streams: Connections::default(),
+            deadlines: Deadlines::default(),
             neighbours: parts.neighbours,
             held: parts.held,
             statistics: Statistics::default(),
@@ -138,6 +141,7 @@ impl<D: Datagrams> Worker<D> {
                 self.server.handle_timeout(now);
                 self.carry_out_effects(now);
             }
+            self.end_silent_streams(now);
             let turn = self.handle_commands(now);
             self.flush_streams(now);
             self.datagrams.flush();
@@ -149,12 +153,12 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
-    /// How long to wait: not at all when something is known to be unread, else until the server's next timeout.
+    /// How long to wait: not at all when something is known to be unread, else until something expires.
     fn patience(&self) -> Option<Duration> {
         if self.datagrams.has_more() || !self.unfinished.is_empty() || self.more_from_neighbours {
             return Some(Duration::ZERO);
         }
-        let timeout = self.server.poll_timeout()?;
+        let timeout = [self.server.poll_timeout(), self.deadlines.next()].into_iter().flatten().min()?;
         Some(timeout.saturating_duration_since(self.clock.now().instant))
     }
 

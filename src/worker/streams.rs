@@ -2,6 +2,7 @@
 
 use tracing::debug;
 
+use super::deadlines::{Found, IDLE_DEADLINE};
 use super::packet_loop::Worker;
 use super::routes::{ConnectionId, Socket, Way};
 use super::udp::Body;
@@ -35,6 +36,7 @@ impl<D: Datagrams> Worker<D> {
             self.streams.remove(id);
             return;
         }
+        self.deadlines.add(now.instant, id);
         // The handshake may have read the first message along.
         self.read_stream(now, id, false);
     }
@@ -82,7 +84,7 @@ impl<D: Datagrams> Worker<D> {
         let Some((stream, _)) = self.streams.get_mut(id) else { return Framing::Lost };
         let (client, route) = (stream.client, Way::Stream(id).route());
         let mut received = stream.connection.take_received();
-        let mut is_first = !stream.has_spoken;
+        let mut heard_at = stream.heard_at;
         let framing = loop {
             let bytes = received.bytes();
             let len = match frame_len(bytes) {
@@ -95,10 +97,10 @@ impl<D: Datagrams> Worker<D> {
             };
             let message = &bytes[..len];
             // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
-            if is_first && message[0] >= 0x40 {
+            if heard_at.is_none() && message[0] >= 0x40 {
                 break Framing::Lost;
             }
-            is_first = false;
+            heard_at = Some(now.instant);
             if let Some(forward) = self.server.handle_client(now, &client, route, message) {
                 self.forward(now, forward, Body::Bytes(message), 0);
             }
@@ -107,10 +109,32 @@ impl<D: Datagrams> Worker<D> {
             received.consume(len);
         };
         if let Some((stream, buffers)) = self.streams.get_mut(id) {
-            stream.has_spoken = !is_first;
+            stream.heard_at = heard_at;
             stream.connection.restore_received(received, buffers);
         }
         framing
+    }
+
+    /// Looks at the streams whose deadline has come, and ends those that own nothing and say nothing.
+    pub(super) fn end_silent_streams(&mut self, now: Now) {
+        while let Some(id) = self.deadlines.pop_due(now.instant) {
+            let found = match self.streams.get_mut(id) {
+                None => Found::Gone,
+                Some((stream, _)) => {
+                    let heard_lately = stream.heard_at.is_some_and(|heard| now.instant < heard + IDLE_DEADLINE);
+                    if heard_lately || self.server.has_allocation(&stream.client) {
+                        Found::Alive
+                    } else {
+                        Found::Silent
+                    }
+                }
+            };
+            if found == Found::Silent {
+                self.statistics.stream_silent += 1;
+                self.close_stream(now, id);
+            }
+            self.deadlines.settle(now.instant, id, found);
+        }
     }
 
     /// Ends a stream, and the allocation that it owns.
