@@ -1,0 +1,59 @@
+//! What is never logged: secrets at any level, and strangers above debug.
+
+use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret};
+
+use crate::certificate::Certificate;
+use crate::client::{Client, User};
+use crate::ferryd::{Ferryd, PASSWORD, alice};
+
+const SECRET: &str = "Zq8vN3xT0pLw6RbYc2HsKd5M";
+const NONCE_KEY: &str = "00112233445566778899aabbccddeeff102132435465768798a9bacbdcedfe0f";
+
+#[test]
+fn no_secret_password_key_or_nonce_is_logged_at_trace_level() {
+    for format in ["text", "json"] {
+        let ferryd = Ferryd::start_with(
+            |config| {
+                Certificate::configured(config);
+                let key = config.directory.join("nonce.key");
+                std::fs::write(&key, NONCE_KEY).unwrap();
+                config.text("auth.nonce-key-file", key.display()).text("log.format", format);
+                config.set("auth.shared-secrets", format!("[\"{SECRET}\"]"));
+            },
+            |command| _ = command.args(["--log-level", "trace"]),
+        );
+        let mut hidden = vec![PASSWORD.to_owned(), SECRET.to_owned(), NONCE_KEY.to_owned()];
+        let secret = SharedSecret { secret: Secret::new(SECRET), algorithm: SecretAlgorithm::Sha1 };
+        let certificate = Certificate::of(&ferryd.config);
+        for user in [alice(), User::minted(&secret, 60, Some("dora")), User::new("mallory", "T8hPfQ2nVx7Kd")] {
+            for client in [
+                Client::udp(ferryd.address()),
+                Client::tcp(ferryd.address()),
+                Client::tls(ferryd.address(), &certificate),
+            ] {
+                hidden.extend(everything(client.with(user.clone())));
+            }
+        }
+        let log = ferryd.stop().expect_success().stderr.clone();
+        assert!(log.contains("allocation ended"), "{log}");
+        for secret in hidden {
+            assert!(!log.contains(&secret), "{secret} is in the log:\n{log}");
+        }
+    }
+}
+
+/// Every request, right and wrong; what must not be logged of it.
+fn everything(mut client: Client) -> Vec<String> {
+    let peer = "127.0.0.4:9".parse().unwrap();
+    if client.try_allocate().is_ok() {
+        client.permit(peer).unwrap();
+        client.bind_channel(0x4000, peer).unwrap();
+        client.send_by_channel(0x4000, b"payload");
+        assert_eq!(client.permit("10.0.0.1:1".parse().unwrap()), Err(403));
+        client.refresh(600).unwrap();
+    }
+    let nonce = String::from_utf8(client.challenge.clone().unwrap().nonce).unwrap();
+    let key = Client::key_of(&client.user.name, "ferryd", &client.user.password);
+    let key: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![client.user.password, nonce, key]
+}
