@@ -84,6 +84,10 @@ impl Worker {
         let mut is_first = !stream.has_spoken;
         let framing = loop {
             let bytes = received.bytes();
+            // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
+            if is_first && bytes.first().is_some_and(|first| *first >= 0x40) {
+                break Framing::Lost;
+            }
             let len = match frame_len(bytes) {
                 Ok(Some(len)) if len <= bytes.len() => len,
                 Ok(Some(_) | None) => break Framing::WantsMore,
@@ -93,10 +97,6 @@ impl Worker {
                 }
             };
             let message = &bytes[..len];
-            // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
-            if is_first && message[0] >= 0x40 {
-                break Framing::Lost;
-            }
             is_first = false;
             if let Some(forward) = self.server.handle_client(now, &client, route, message) {
                 self.forward(now, forward, Body::Bytes(message), 0);

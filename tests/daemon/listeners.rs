@@ -67,6 +67,30 @@ fn without_a_certificate_both_is_plain() {
 }
 
 #[test]
+fn http_and_garbage_are_closed_without_a_word() {
+    let ferryd = Ferryd::start(|config| _ = Certificate::configured(config));
+    let certificate = Certificate::of(&ferryd.config);
+    for text in [
+        &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\xff\xff\xff\xff",
+        b"\x16\x16\x16\x16",
+        // STUN without the magic cookie, and ChannelData before any STUN message.
+        b"\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+        b"\x40\x00\x00\x04abcd",
+    ] {
+        let mut stream = Stream::plain(ferryd.address());
+        stream.write(text);
+        is_closed_without_a_word(stream);
+        let mut stream = Stream::tls(ferryd.address(), &certificate).unwrap();
+        stream.write(text);
+        is_closed_without_a_word(stream);
+    }
+    Client::tls(ferryd.address(), &certificate).allocate();
+}
+
+#[test]
 fn garbage_in_datagrams_is_not_answered() {
     let ferryd = Ferryd::start(|_| {});
     let mut client = Client::udp(ferryd.address());

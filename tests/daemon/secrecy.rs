@@ -5,6 +5,7 @@ use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret};
 use crate::certificate::Certificate;
 use crate::client::{Client, User};
 use crate::ferryd::{Ferryd, PASSWORD, alice};
+use crate::wire::Stream;
 
 const SECRET: &str = "Zq8vN3xT0pLw6RbYc2HsKd5M";
 const NONCE_KEY: &str = "00112233445566778899aabbccddeeff102132435465768798a9bacbdcedfe0f";
@@ -56,4 +57,23 @@ fn everything(mut client: Client) -> Vec<String> {
     let key = Client::key_of(&client.user.name, "ferryd", &client.user.password);
     let key: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     vec![client.user.password, nonce, key]
+}
+
+#[test]
+fn nothing_that_a_stranger_sends_is_logged_above_debug() {
+    let ferryd = Ferryd::start(|config| _ = Certificate::configured(config));
+    let before = ferryd.log();
+    let mut client = Client::udp(ferryd.address()).with(User::new("mallory", "T8hPfQ2nVx7Kd"));
+    client.wire.send(b"garbage");
+    assert_eq!(client.try_allocate(), Err(401));
+    for garbage in [&b"garbage\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x04abcd", b"\x00\x01\x00\x03"] {
+        let mut stream = Stream::plain(ferryd.address());
+        stream.write(garbage);
+        stream.rest();
+    }
+    let mut stream = Client::tcp(ferryd.address()).with(User::new("mallory", "T8hPfQ2nVx7Kd"));
+    assert_eq!(stream.try_allocate(), Err(401));
+    client.bind();
+    let log = ferryd.log();
+    assert_eq!(log, before);
 }
