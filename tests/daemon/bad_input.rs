@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::certificate::Certificate;
-use crate::ferryd::{Config, refused, run};
+use crate::client::Client;
+use crate::ferryd::{Config, Ferryd, refused, run};
 
 /// sysexits.h: EX_CONFIG. systemd does not start such a daemon again.
 const EXIT_CONFIG: i32 = 78;
@@ -123,6 +124,19 @@ fn a_tls_listener_without_a_certificate_is_refused() {
         },
         &[&["listener #2", "answers TLS alone", "set tls.certificate and tls.key"]],
     );
+}
+
+#[test]
+fn an_expired_certificate_is_an_error_in_the_log_and_a_failed_check_but_no_outage() {
+    let ferryd = Ferryd::start(|config| Certificate::until(&config.directory.clone(), "ferryd", 2021).set(config));
+    Client::udp(ferryd.address()).allocate();
+    Client::tcp(ferryd.address()).allocate();
+    let log = ferryd.log();
+    let line = log.lines().find(|line| line.contains("ERROR")).unwrap_or_else(|| panic!("no error: {log}"));
+    assert!(line.contains("ferryd.pem: expired ") && line.contains("renew it and reload ferryd"), "{line}");
+    let ended = ferryd.verb(&["check"]);
+    ended.expect_failure(EXIT_CONFIG, &["error: ", "ferryd.pem: expired ", "renew it and reload ferryd"]);
+    assert!(ended.stdout.contains("localhost (not valid)"), "{}", ended.stdout);
 }
 
 #[test]
