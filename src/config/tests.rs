@@ -428,7 +428,7 @@ fn wrong_shared_secrets_are_told_without_showing_them() {
     one("shared-secrets-file = \"/nonexistent\"", "auth.shared-secrets-file: /nonexistent cannot be read");
     one("shared-secrets-file = \"/dev/null\"", "/dev/null holds no secret");
     one("nonce-key-file = \"/dev/null\"", "/dev/null: is not such a key");
-    one("nonce-lifetime = \"2h\"", "expected a duration from 1s to 1h");
+    one("nonce-lifetime = \"2h\"", "expected a duration from 1m to 1h");
 }
 
 #[test]

@@ -38,7 +38,10 @@ fn all_bad_values_are_listed_and_not_only_the_first() {
     lists(
         |config| {
             config.set("workers", -1).text("log.level", "loud").set("relay.port-min", 80);
-            config.text("relay.lifetime-default", "2d").set("peers.allow", "[\"10.0.0.1/8\"]");
+            config
+                .text("relay.lifetime-default", "2d")
+                .text("auth.nonce-lifetime", "10s")
+                .set("peers.allow", "[\"10.0.0.1/8\"]");
             config.set("auth.user", "[{ name = \"bob\", password = \"secret1\" }]");
             config.listen(&[("127.0.0.1", "udp")]);
         },
@@ -47,6 +50,7 @@ fn all_bad_values_are_listed_and_not_only_the_first() {
             &["log.level: ", "one of \"error\""],
             &["relay.port-min: ", "from 1024 to 65535"],
             &["relay.lifetime-default: ", "a duration from 1s to 1h"],
+            &["auth.nonce-lifetime: ", "a duration from 1m to 1h"],
             &["peers.allow", "10.0.0.0/8", "10.0.0.1"],
             &["auth.user #1 password: an estimated strength of"],
             &["listener #1 address: ", "add the port: \"127.0.0.1:3478\""],
