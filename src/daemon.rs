@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,10 +37,8 @@ const WORKERS_MAX: usize = 256;
 pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
     match serve(&loaded, ready) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let source = loaded.sources.file.as_deref().unwrap_or(Path::new("the default configuration"));
-            error!("ferryd stops: {error}");
-            eprintln!("error: {}: {error}", source.display());
+        Err(failure) => {
+            error!("ferryd stops: {}", failure.words(&loaded));
             ExitCode::FAILURE
         }
     }
@@ -59,11 +56,26 @@ enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Listener(error) => write!(f, "listener: {error}"),
+            Self::Listener(error) => write!(f, "listener: {error}, {}", error.remedy()),
             Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
             Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
         }
+    }
+}
+
+impl Failure {
+    /// The failure, after the file or variable that an operator would change.
+    fn words(&self, loaded: &Loaded) -> String {
+        let file = || loaded.sources.file.as_ref().map(|file| file.display().to_string());
+        let place = match self {
+            Self::Listener(_) if loaded.sources.variables.iter().any(|name| name == "FERRYD_LISTENER") => {
+                Some("environment variable FERRYD_LISTENER".to_owned())
+            }
+            Self::Listener(_) | Self::Tls(_) => file(),
+            Self::Host { .. } | Self::WorkerEnded(_) => None,
+        };
+        place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
     }
 }
 

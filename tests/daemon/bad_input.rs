@@ -1,13 +1,16 @@
 //! What ferryd refuses to start with, and what it says.
 
 use std::fs;
+use std::net::{TcpListener, UdpSocket};
 
 use crate::certificate::Certificate;
 use crate::client::Client;
-use crate::ferryd::{Config, Ferryd, refused, run};
+use crate::ferryd::{Config, Ended, Ferryd, refused, run};
 
 /// sysexits.h: EX_CONFIG. systemd does not start such a daemon again.
 const EXIT_CONFIG: i32 = 78;
+/// What may be gone at the next start.
+const EXIT_FAILURE: i32 = 1;
 
 /// The configuration is refused, and every problem is one line with these words.
 fn lists(change: impl FnOnce(&mut Config), problems: &[&[&str]]) {
@@ -153,4 +156,49 @@ fn a_relay_address_of_another_host_is_refused() {
         |config| _ = config.listen(&[("203.0.113.77:3478", "udp")]),
         &[&["listener #1 address: ", "203.0.113.77", "behind 1:1 NAT listen on *"]],
     );
+}
+
+/// The words for a port that somebody has, once and in full.
+fn tells_of_the_port(ended: &Ended, what: &str, address: &str) {
+    ended.expect_failure(
+        EXIT_FAILURE,
+        &[
+            "ferryd.toml: listener: ",
+            &format!("cannot open {what} listener on {address}: the port is in use"),
+            "expected a free port",
+            "stop what has it",
+            "or listen on another port",
+        ],
+    );
+    assert_eq!(ended.stderr.matches("cannot open").count(), 1, "once: {}", ended.stderr);
+    assert_eq!(ended.stdout, "");
+}
+
+#[test]
+fn a_port_that_another_ferryd_has_is_told() {
+    let first = Ferryd::start(|_| {});
+    let address = first.address().to_string();
+    for (kind, what) in [("udp", "UDP"), ("tcp", "TCP")] {
+        tells_of_the_port(&refused(|config| _ = config.listen(&[(&address, kind)])), what, &address);
+        // A wildcard covers it as well.
+        let any = format!("0.0.0.0:{}", first.config.port);
+        tells_of_the_port(&refused(|config| _ = config.listen(&[(&any, kind)])), what, &any);
+    }
+    Client::udp(first.address()).allocate();
+}
+
+#[test]
+fn a_port_that_another_process_has_is_told() {
+    let foreign = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = foreign.local_addr().unwrap().to_string();
+    tells_of_the_port(&refused(|config| _ = config.listen(&[(&address, "udp")])), "UDP", &address);
+    let environment = crate::ferryd::Process::spawn(
+        crate::ferryd::command(&[])
+            .env("FERRYD_LISTENER", format!("[{{ address = \"{address}\", transport = \"udp\" }}]"))
+            .env("FERRYD_RELAY__ADDRESSES", "127.0.0.1"),
+    );
+    environment.end().expect_failure(EXIT_FAILURE, &["environment variable FERRYD_LISTENER: listener: cannot open"]);
+    let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = foreign.local_addr().unwrap().to_string();
+    tells_of_the_port(&refused(|config| _ = config.listen(&[(&address, "tcp")])), "TCP", &address);
 }
