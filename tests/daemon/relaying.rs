@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use ferryd::stun::{AttributeType, Method};
+use ferryd::stun::{AttributeType, Builder, Method};
 
 use crate::certificate::Certificate;
 use crate::client::{Client, Data, udp_transport};
@@ -116,20 +116,20 @@ fn a_closed_port_of_a_peer_is_told_as_an_icmp_error() {
 }
 
 #[test]
-fn dont_fragment_is_accepted_and_the_next_datagram_is_as_before() {
-    let ferryd = Ferryd::start(|_| {});
-    let mut client = Client::udp(ferryd.address());
-    let answer = client.request(Method::Allocate, |builder| {
-        udp_transport(builder);
-        builder.attribute(AttributeType::DONT_FRAGMENT, &[]);
-    });
-    let relayed = answer.address(AttributeType::XOR_RELAYED_ADDRESS);
-    let peer = peer();
+fn dont_fragment_holds_for_its_own_datagram_alone() {
+    let ferryd = Ferryd::start(|config| _ = config.set("relay.addresses", "[\"::1\"]"));
+    let mut client = Client::tcp(ferryd.address());
+    let (relayed, peer) = (client.allocate_v6(), UdpSocket::bind("[::1]:0").unwrap());
     let address = peer.local_addr().unwrap();
-    client.permit(address).unwrap();
-    client.send_indication(address, b"whole", |builder| _ = builder.attribute(AttributeType::DONT_FRAGMENT, &[]));
+    there_and_back(&mut client, relayed, &peer, b"opens");
+    let dont_fragment = |builder: &mut Builder<'_>| _ = builder.attribute(AttributeType::DONT_FRAGMENT, &[]);
+    client.send_indication(address, b"whole", dont_fragment);
     assert_eq!(received(&peer), (b"whole".to_vec(), relayed));
-    there_and_back(&mut client, relayed, &peer, &payload(40_000));
+    // With its headers longer than 65,536 bytes, the MTU of loopback.
+    let long = payload(65_500);
+    client.send_indication(address, &long, dont_fragment);
+    client.send_by_indication(address, &long[1..]);
+    assert_eq!(received(&peer), (long[1..].to_vec(), relayed));
 }
 
 #[test]
