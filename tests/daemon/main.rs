@@ -18,6 +18,8 @@ mod credentials;
 mod first_run;
 mod lifetimes;
 mod listeners;
+#[cfg(feature = "probe")]
+mod probe;
 mod relaying;
 mod secrecy;
 mod service_manager;

@@ -1,10 +1,9 @@
-//! `check`, `credential` and `probe`.
+//! `check` and `credential`.
 
 use std::path::{Path, PathBuf};
 
 use crate::certificate::Certificate;
-use crate::client::User;
-use crate::ferryd::{ALICE, Ended, Ferryd, PASSWORD, run};
+use crate::ferryd::{Ferryd, PASSWORD, run};
 use crate::first_run::user_of;
 use crate::independent::{self, Way};
 
@@ -82,63 +81,4 @@ fn a_credential_without_a_secret_says_what_to_do() {
     ferryd.verb(&["credential", "dora"]).expect_failure(78, &words);
     run(&["credential"]).expect_failure(78, &["auth.shared-secrets", "set state-directory"]);
     run(&["credential", "--ttl", "soon"]).expect_failure(2, &["expected a duration such as 90s"]);
-}
-
-#[cfg(feature = "probe")]
-fn probe(url: &str, user: &User, arguments: &[&str]) -> Ended {
-    run(&[&["probe", url, "-u", &user.name, "-p", &user.password], arguments].concat())
-}
-
-#[cfg(feature = "probe")]
-#[test]
-fn a_probe_passes_over_udp_tcp_and_tls() {
-    // The default policy: the two ends of a probe are relayed addresses of the server.
-    let ferryd = Ferryd::start(|config| {
-        Certificate::configured(config);
-        config.unset("peers.allow");
-    });
-    let (address, alice) = (ferryd.address(), User::new(ALICE, PASSWORD));
-    let words = "10 of 10 packets there and back by channels";
-    for url in [format!("turn:{address}"), format!("turn:{address}?transport=tcp")] {
-        let ended = probe(&url, &alice, &[]);
-        assert!(ended.expect_success().stdout.contains(words), "{ended:#?}");
-    }
-    let certificate = Certificate::of(&ferryd.config);
-    let url = format!("turns:{address}");
-    let ended = probe(&url, &alice, &["--insecure"]);
-    assert!(ended.expect_success().stdout.contains(words), "{ended:#?}");
-    let ca = certificate.certificate.to_str().unwrap();
-    probe(&url, &alice, &["--ca", ca]).expect_failure(1, &["the certificate is for localhost, not for"]);
-    probe(&url, &alice, &[]).expect_failure(1, &["is not trusted"]);
-}
-
-#[cfg(feature = "probe")]
-#[test]
-fn a_probe_trusts_the_certificate_that_it_is_given() {
-    let ferryd = Ferryd::start(|config| {
-        Certificate::configured(config);
-        let address = format!("*:{}", config.port);
-        config.listen(&[(&address, "tcp tls")]);
-    });
-    let certificate = Certificate::of(&ferryd.config);
-    let url = format!("turns:localhost:{}", ferryd.config.port);
-    let ended = probe(&url, &User::new(ALICE, PASSWORD), &["--ca", certificate.certificate.to_str().unwrap()]);
-    assert!(ended.expect_success().stdout.contains("10 of 10 packets"), "{ended:#?}");
-}
-
-#[cfg(feature = "probe")]
-#[test]
-fn a_probe_fails_in_words_for_a_wrong_password_and_a_dead_port() {
-    let ferryd = Ferryd::start(|_| {});
-    let address = ferryd.address();
-    let wrong = User::new(ALICE, "wrong");
-    let words = ["401", "the username or password is wrong"];
-    probe(&format!("turn:{address}"), &wrong, &[]).expect_failure(1, &words);
-    probe(&format!("turn:{address}?transport=tcp"), &wrong, &[]).expect_failure(1, &words);
-    ferryd.stop().expect_success();
-    let dead = format!("{address} is closed for udp; check that the server runs");
-    probe(&format!("turn:{address}"), &wrong, &[]).expect_failure(1, &[&dead]);
-    let dead = format!("{address} refuses tcp; check that the server runs");
-    probe(&format!("turn:{address}?transport=tcp"), &wrong, &[]).expect_failure(1, &[&dead]);
-    probe(&format!("turns:{address}"), &wrong, &[]).expect_failure(1, &[&dead]);
 }
