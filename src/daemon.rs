@@ -4,7 +4,6 @@ mod reload;
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +16,7 @@ use tracing::{error, info, warn};
 
 use self::reload::Reload;
 use crate::auth::Authenticator;
-use crate::config::{Loaded, Settings};
+use crate::config::{Loaded, Settings, Sources};
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
@@ -40,13 +39,11 @@ const WORKERS_MAX: usize = 256;
 
 /// Runs until told to stop. `ready` is called once everything is open.
 pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
-    let file = loaded.sources.file.clone();
+    let sources = loaded.sources.clone();
     match serve(loaded, ready) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let source = file.as_deref().unwrap_or(Path::new("the default configuration"));
-            error!("ferryd stops: {error}");
-            eprintln!("error: {}: {error}", source.display());
+        Err(failure) => {
+            error!("ferryd stops: {}", failure.words(&sources));
             ExitCode::FAILURE
         }
     }
@@ -64,11 +61,26 @@ enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Listener(error) => write!(f, "listener: {error}"),
+            Self::Listener(error) => write!(f, "listener: {error}, {}", error.remedy()),
             Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
             Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
         }
+    }
+}
+
+impl Failure {
+    /// The failure, after the file or variable that an operator would change.
+    fn words(&self, sources: &Sources) -> String {
+        let file = || sources.file.as_ref().map(|file| file.display().to_string());
+        let place = match self {
+            Self::Listener(_) if sources.variables.iter().any(|name| name == "FERRYD_LISTENER") => {
+                Some("environment variable FERRYD_LISTENER".to_owned())
+            }
+            Self::Listener(_) | Self::Tls(_) => file(),
+            Self::Host { .. } | Self::WorkerEnded(_) => None,
+        };
+        place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
     }
 }
 

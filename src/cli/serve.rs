@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Args;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::welcome;
-use crate::config::{Loaded, StateAccess};
+use crate::config::{Loaded, StateAccess, Validity};
 use crate::daemon;
 use crate::observe::logs::{self, Level};
 
@@ -52,6 +53,14 @@ fn tell(loaded: &Loaded) {
     }
     for warning in &loaded.warnings {
         warn!("{warning}");
+    }
+    for facts in &loaded.certificates {
+        match facts.validity(SystemTime::now()) {
+            Validity::Good(_) => {}
+            Validity::Soon(words) => warn!("{words}"),
+            // UDP and plain TCP are served all the same.
+            Validity::Refused(words) => error!("{words}"),
+        }
     }
     if !loaded.settings.serves_tls() {
         info!("TLS is off: set tls.certificate and tls.key to serve turns: URLs");

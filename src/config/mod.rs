@@ -24,7 +24,7 @@ mod strength;
 mod tests;
 mod values;
 
-pub use certificate::{CertificateContent, CertificateFacts};
+pub use certificate::{CertificateContent, CertificateFacts, Validity};
 pub use credentials::{REALM, SecretOrigin};
 pub use host::HostFacts;
 pub use problem::{Problem, Problems};

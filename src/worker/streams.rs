@@ -87,6 +87,10 @@ impl<D: Datagrams> Worker<D> {
         let mut heard_at = stream.heard_at;
         let framing = loop {
             let bytes = received.bytes();
+            // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
+            if heard_at.is_none() && bytes.first().is_some_and(|first| *first >= 0x40) {
+                break Framing::Lost;
+            }
             let len = match frame_len(bytes) {
                 Ok(Some(len)) if len <= bytes.len() => len,
                 Ok(Some(_) | None) => break Framing::WantsMore,
@@ -96,10 +100,6 @@ impl<D: Datagrams> Worker<D> {
                 }
             };
             let message = &bytes[..len];
-            // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
-            if heard_at.is_none() && message[0] >= 0x40 {
-                break Framing::Lost;
-            }
             heard_at = Some(now.instant);
             if let Some(forward) = self.server.handle_client(now, &client, route, message) {
                 self.forward(now, forward, Body::Bytes(message), 0);
