@@ -102,7 +102,7 @@ impl Authenticator {
         else {
             return Err(AuthError::BadRequest);
         };
-        let (algorithm, signature) = self.algorithm(request, nonce)?;
+        let (algorithm, signature) = self.algorithm(request, nonce, held)?;
         let username = match (username, user_hash) {
             (Some(username), _) if username.len() > USERNAME_LEN_MAX => None,
             (Some(username), _) => std::str::from_utf8(username).ok(),
@@ -120,7 +120,14 @@ impl Authenticator {
     ///
     /// Without the feature bit the attributes were not offered along with this nonce; a client that names an algorithm
     /// all the same is taken at its word.
-    fn algorithm(&self, request: &Message<'_>, nonce: &[u8]) -> Result<(PasswordAlgorithm, Signature), AuthError> {
+    /// A reload may offer other algorithms than the nonce of a live allocation came with, whose client goes on with the
+    /// one that it has proved itself by.
+    fn algorithm(
+        &self,
+        request: &Message<'_>,
+        nonce: &[u8],
+        held: Option<&Credentials>,
+    ) -> Result<(PasswordAlgorithm, Signature), AuthError> {
         let offered = request.attribute(AttributeType::PASSWORD_ALGORITHMS);
         let chosen = request.attribute(AttributeType::PASSWORD_ALGORITHM);
         match (offered, chosen) {
@@ -129,6 +136,13 @@ impl Authenticator {
                 let is_offered = self.offer.chunks(PasswordAlgorithm::VALUE_LEN).any(|value| value == chosen.value);
                 let algorithm = PasswordAlgorithm::parse(chosen.value).filter(|_| is_offered);
                 let algorithm = algorithm.ok_or(AuthError::BadRequest)?;
+                Ok((algorithm, Signature::MessageIntegritySha256))
+            }
+            (Some(offered), Some(chosen))
+                if held.is_some_and(|held| PasswordAlgorithm::parse(chosen.value) == Some(held.algorithm))
+                    && [true, false].map(PasswordAlgorithm::offer).contains(&offered.value) =>
+            {
+                let algorithm = held.map_or(PasswordAlgorithm::Md5, |held| held.algorithm);
                 Ok((algorithm, Signature::MessageIntegritySha256))
             }
             (Some(_), _) | (_, Some(_)) if Features::of(nonce).password_algorithms => Err(AuthError::BadRequest),

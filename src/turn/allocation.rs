@@ -162,7 +162,8 @@ impl Allocation {
         self.permissions.get(&ip).filter(|permission| now < permission.expires_at)
     }
 
-    /// Whether installing permissions for `peers`, which are all different, stays within `max`; refreshes are not counted.
+    /// Whether installing permissions for `peers`, which are all different, stays within `max`; refreshes are not
+    /// counted.
     pub(super) fn has_room_for(&mut self, peers: &[PermittedPeer], max: u16, now: Instant) -> bool {
         let new = |permissions: &HashMap<IpAddr, Permission, FixedState>| {
             peers.iter().filter(|peer| !permissions.contains_key(&peer.ip())).count()
@@ -210,8 +211,8 @@ impl Allocation {
         is_bound || self.channels.values().filter(|channel| now < channel.expires_at).count() < usize::from(max)
     }
 
-    /// Binds or refreshes a channel that [`Self::check_binding`] has passed; returns bindings that it takes the place of,
-    /// which have expired.
+    /// Binds or refreshes a channel that [`Self::check_binding`] has passed; returns bindings that it takes the place
+    /// of, which have expired.
     pub(super) fn bind(
         &mut self,
         number: ChannelNumber,

@@ -39,8 +39,8 @@ pub enum Reach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forbidden;
 
-/// Which addresses may be reached, in this order: those that never are, `deny`, `allow`, the own relayed addresses, `allow_only`, the built-in
-/// list of special-purpose ranges and own addresses.
+/// Which addresses may be reached, in this order: those that never are, `deny`, `allow`, the own relayed addresses,
+/// `allow_only`, the built-in list of special-purpose ranges and own addresses.
 #[derive(Clone, Debug)]
 pub struct PeerPolicy {
     allow: Vec<IpNet>,
@@ -115,8 +115,8 @@ fn contains(ranges: &[IpNet], ip: IpAddr) -> bool {
 
 /// Whether the IANA special-purpose address registries, or common sense, say that no peer of a call is there.
 ///
-/// IPv4 addresses inside IPv6 ones are judged where the packet would end up: NAT64's well-known prefix by the address in
-/// it; mapped, compatible, translated, 6to4 and Teredo forms are refused as such (RFC 8656 section 21.4).
+/// IPv4 addresses inside IPv6 ones are judged where the packet would end up: NAT64's well-known prefix by the address
+/// in it; mapped, compatible, translated, 6to4 and Teredo forms are refused as such (RFC 8656 section 21.4).
 pub fn is_special_purpose(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => SPECIAL_V4.iter().any(|range| range.contains(&ip)),
@@ -135,8 +135,8 @@ pub fn is_tunnel(ip: IpAddr) -> bool {
     }
 }
 
-/// Whether an address is refused whatever is allowed: no host has it, or RFC 8656 section 21.4 forbids it. IPv4 addresses in
-/// the mapped and compatible forms of IPv6 would pass by the ranges that name them.
+/// Whether an address is refused whatever is allowed: no host has it, or RFC 8656 section 21.4 forbids it. IPv4
+/// addresses in the mapped and compatible forms of IPv6 would pass by the ranges that name them.
 fn is_never_a_peer(ip: IpAddr) -> bool {
     let is_ipv4_form = match ip {
         IpAddr::V4(_) => false,

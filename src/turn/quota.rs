@@ -38,7 +38,8 @@ pub enum QuotaReached {
 impl Quotas {
     /// Takes a place for one allocation; `user` is `None` where many may share a name.
     ///
-    /// `paid` is the place of a reservation that this allocation redeems: it is about to be given back, and not counted.
+    /// `paid` is the place of a reservation that this allocation redeems: it is about to be given back, and not
+    /// counted.
     pub(super) fn acquire(
         self: &Arc<Self>,
         limits: &Limits,

@@ -40,8 +40,8 @@ impl Reservations {
         self.lock().insert(token, Reservation { address, expires_at, quota });
     }
 
-    /// Redeems a token, once, while it has not expired; `pay` takes the place of the allocation that does, given the one
-    /// of the reservation, and keeps the token good when it fails.
+    /// Redeems a token, once, while it has not expired; `pay` takes the place of the allocation that does, given the
+    /// one of the reservation, and keeps the token good when it fails.
     pub(super) fn redeem(
         &self,
         token: Token,

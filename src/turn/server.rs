@@ -57,8 +57,8 @@ pub struct Policy {
 /// The TURN server of one worker.
 ///
 /// It knows no socket, no clock and no randomness but the seed. After each `handle_*` the shell drains
-/// [`Self::poll_effect`] to the end, carrying every effect out in order, and then waits until [`Self::poll_timeout`] for
-/// the next event.
+/// [`Self::poll_effect`] to the end, carrying every effect out in order, and then waits until [`Self::poll_timeout`]
+/// for the next event.
 #[derive(Debug)]
 pub struct Server {
     pub(super) settings: Arc<Settings>,

@@ -10,7 +10,8 @@ use crate::address::Family;
 /// The relay as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where relay sockets are bound: an allocation has one of its family by chance, and another where that has no port left.
+    /// Where relay sockets are bound: an allocation has one of its family by chance, and another where that has no port
+    /// left.
     pub relay_addresses: Vec<RelayAddress>,
     /// The lowest relay port, included.
     pub port_min: u16,
@@ -67,7 +68,8 @@ pub struct PeerSettings {
     pub deny: Vec<IpNet>,
     /// Refuses every peer that `allow` does not name.
     pub allow_only: bool,
-    /// The addresses of this host's interfaces and the advertised ones: only live relayed addresses are reachable there.
+    /// The addresses of this host's interfaces and the advertised ones: only live relayed addresses are reachable
+    /// there.
     pub own_addresses: Vec<IpAddr>,
     /// The ports of this server's UDP listeners, which no relay reaches even where `allow` names an own address.
     pub listener_ports: Vec<u16>,

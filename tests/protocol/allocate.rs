@@ -8,9 +8,9 @@ use crate::harness::{BOB, Client, PEER, Signed, World, addr, assert_no_leak, sec
 
 #[test]
 fn allocate_answers_relayed_address_lifetime_and_mapped_address() {
-    // RFC 8656 section 7.2: "The success response contains: An XOR-RELAYED-ADDRESS attribute containing the relayed transport
-    // address [..]; A LIFETIME attribute containing the current value of the time-to-expiry timer; [..] An XOR-MAPPED-ADDRESS
-    // attribute containing the client's IP address and port (from the 5-tuple)."
+    // RFC 8656 section 7.2: "The success response contains: An XOR-RELAYED-ADDRESS attribute containing the relayed
+    // transport address [..]; A LIFETIME attribute containing the current value of the time-to-expiry timer; [..] An
+    // XOR-MAPPED-ADDRESS attribute containing the client's IP address and port (from the 5-tuple)."
     let mut world = World::new();
     for (address, transport) in [
         ("198.51.100.1:1000", Transport::Udp),
@@ -51,8 +51,8 @@ fn relayed_addresses_are_unique_and_cannot_be_foreseen() {
 
 #[test]
 fn software_is_in_allocate_and_refresh_answers_and_nowhere_else() {
-    // RFC 8656 section 5: "The server SHOULD include the SOFTWARE attribute in all Allocate and Refresh responses (either
-    // success or failure)".
+    // RFC 8656 section 5: "The server SHOULD include the SOFTWARE attribute in all Allocate and Refresh responses
+    // (either success or failure)".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let failure = client.refresh(&mut world, None);
@@ -68,8 +68,8 @@ fn software_is_in_allocate_and_refresh_answers_and_nowhere_else() {
 
 #[test]
 fn allocate_on_a_used_five_tuple_is_rejected_with_437() {
-    // RFC 8656 section 7.2, step 2: "The server checks if the 5-tuple is currently in use by an existing allocation. If yes,
-    // the server rejects the request with a 437 (Allocation Mismatch) error."
+    // RFC 8656 section 7.2, step 2: "The server checks if the 5-tuple is currently in use by an existing allocation. If
+    // yes, the server rejects the request with a 437 (Allocation Mismatch) error."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
@@ -83,8 +83,8 @@ fn allocate_on_a_used_five_tuple_is_rejected_with_437() {
 
 #[test]
 fn five_tuples_that_differ_in_one_part_are_different() {
-    // RFC 8656 section 2: the 5-tuple is "the client IP address, client port, server IP address, server port and transport
-    // protocol".
+    // RFC 8656 section 2: the 5-tuple is "the client IP address, client port, server IP address, server port and
+    // transport protocol".
     let mut world = World::new();
     let first = Client::new("198.51.100.1:1000");
     let mut others = [
@@ -109,8 +109,8 @@ fn five_tuples_that_differ_in_one_part_are_different() {
 
 #[test]
 fn a_retransmitted_allocate_gets_the_same_answer() {
-    // RFC 8656 section 7.2: "retransmissions [must] not cause multiple allocations to be created. [..] the server can store the
-    // transaction id that created the request with the allocation data".
+    // RFC 8656 section 7.2: "retransmissions [must] not cause multiple allocations to be created. [..] the server can
+    // store the transaction id that created the request with the allocation data".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.challenge(&mut world);
@@ -128,8 +128,8 @@ fn a_retransmitted_allocate_gets_the_same_answer() {
 
 #[test]
 fn allocate_without_requested_transport_is_rejected_with_400() {
-    // Step 3: "If the REQUESTED-TRANSPORT attribute is not included or is malformed, the server rejects the request with a 400
-    // (Bad Request) error."
+    // Step 3: "If the REQUESTED-TRANSPORT attribute is not included or is malformed, the server rejects the request
+    // with a 400 (Bad Request) error."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     assert_eq!(client.request(&mut world, Method::Allocate, |_| {}).result(), Err(400));
@@ -143,8 +143,8 @@ fn allocate_without_requested_transport_is_rejected_with_400() {
 
 #[test]
 fn allocate_for_another_protocol_is_rejected_with_442() {
-    // Step 3: "Otherwise, if the attribute is included but specifies a protocol that is not supported by the server, the server
-    // rejects the request with a 442 (Unsupported Transport Protocol) error."
+    // Step 3: "Otherwise, if the attribute is included but specifies a protocol that is not supported by the server,
+    // the server rejects the request with a 442 (Unsupported Transport Protocol) error."
     let mut world = World::new();
     let mut client = Client::over("198.51.100.1:1000", Transport::Tcp);
     for protocol in [0, 1, 6, 16, 18, 132, 255] {
@@ -162,8 +162,8 @@ fn allocate_for_another_protocol_is_rejected_with_442() {
 
 #[test]
 fn dont_fragment_is_supported() {
-    // Step 4: a server that does not support it "treats the DONT-FRAGMENT attribute in the Allocate request as an unknown
-    // comprehension-required attribute".
+    // Step 4: a server that does not support it "treats the DONT-FRAGMENT attribute in the Allocate request as an
+    // unknown comprehension-required attribute".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let reply = client.allocate_with(&mut world, |builder| _ = builder.attribute(AttributeType::DONT_FRAGMENT, b""));
@@ -186,9 +186,9 @@ fn the_requested_family_is_allocated() {
 
 #[test]
 fn an_unsupported_family_is_rejected_with_440() {
-    // Step 7: "If the server does not support the address family requested by the client in REQUESTED-ADDRESS-FAMILY, [..] it
-    // MUST generate an Allocate error response, and it MUST include an ERROR-CODE attribute with the 440 (Address Family not
-    // Supported) response code."
+    // Step 7: "If the server does not support the address family requested by the client in REQUESTED-ADDRESS-FAMILY,
+    // [..] it MUST generate an Allocate error response, and it MUST include an ERROR-CODE attribute with the 440
+    // (Address Family not Supported) response code."
     let family = |world: &mut World, client: &mut Client, family: u8| {
         let value = [family, 0, 0, 0];
         let reply = client.allocate_with(world, |builder| {
@@ -206,8 +206,8 @@ fn an_unsupported_family_is_rejected_with_440() {
     assert_eq!(family(&mut v4, &mut client, 1), Ok(()));
     let mut v6 = World::with(|setup| _ = setup.turn.relay_addresses.remove(0));
     assert_eq!(family(&mut v6, &mut client, 1), Err(440));
-    // "If the REQUESTED-ADDRESS-FAMILY attribute is absent and the server does not support the IPv4 address family, the server
-    // MUST include an ERROR-CODE attribute with the 440 (Address Family not Supported) response code."
+    // "If the REQUESTED-ADDRESS-FAMILY attribute is absent and the server does not support the IPv4 address family, the
+    // server MUST include an ERROR-CODE attribute with the 440 (Address Family not Supported) response code."
     assert_eq!(client.allocate(&mut v6).result(), Err(440));
     let both = client.allocate_with(&mut v6, |builder| {
         builder.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]);
@@ -252,9 +252,9 @@ fn families_requested_and_additional_together_are_rejected_with_400() {
 
 #[test]
 fn the_lifetime_is_at_least_the_default_and_at_most_the_maximum() {
-    // RFC 8656 section 7.2: "the server computes the minimum of the client's proposed lifetime and the server's maximum allowed
-    // lifetime. If this computed value is greater than the default lifetime, then the server uses the computed lifetime [..].
-    // Otherwise, the server uses the default lifetime."
+    // RFC 8656 section 7.2: "the server computes the minimum of the client's proposed lifetime and the server's maximum
+    // allowed lifetime. If this computed value is greater than the default lifetime, then the server uses the computed
+    // lifetime [..]. Otherwise, the server uses the default lifetime."
     let mut world = World::new();
     for (port, requested, granted) in [
         (1000, None, 600),
@@ -307,9 +307,9 @@ fn an_allocation_is_there_after_its_socket_is_open_and_not_before() {
 
 #[test]
 fn tunnelled_clients_are_refused_with_403() {
-    // RFC 8656 section 21.4: "It is RECOMMENDED that TURN servers not accept allocation or channel-binding requests from
-    // addresses known to be tunneled [..]. In particular, a TURN server MUST NOT accept Teredo or 6to4 addresses in these
-    // requests."
+    // RFC 8656 section 21.4: "It is RECOMMENDED that TURN servers not accept allocation or channel-binding requests
+    // from addresses known to be tunneled [..]. In particular, a TURN server MUST NOT accept Teredo or 6to4 addresses
+    // in these requests."
     let mut world = World::new();
     for address in ["[2001:0:102:304::1]:1000", "[2002:102:304::1]:1000"] {
         let mut client = Client::new(address);

@@ -27,10 +27,10 @@ fn udp(builder: &mut Builder<'_>) {
 
 #[test]
 fn a_request_without_integrity_is_challenged_with_401() {
-    // RFC 8489 section 9.2.4: "If the message does not contain a MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 attribute, the
-    // server MUST generate an error response with an error code of 401 (Unauthenticated). This response MUST include a REALM
-    // value. The response MUST include a NONCE, selected by the server. [..] The response SHOULD NOT contain a USERNAME,
-    // USERHASH, MESSAGE-INTEGRITY, or MESSAGE-INTEGRITY-SHA256 attribute."
+    // RFC 8489 section 9.2.4: "If the message does not contain a MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256
+    // attribute, the server MUST generate an error response with an error code of 401 (Unauthenticated). This response
+    // MUST include a REALM value. The response MUST include a NONCE, selected by the server. [..] The response SHOULD
+    // NOT contain a USERNAME, USERHASH, MESSAGE-INTEGRITY, or MESSAGE-INTEGRITY-SHA256 attribute."
     let mut world = World::new();
     for method in [Method::Allocate, Method::Refresh, Method::CreatePermission, Method::ChannelBind] {
         let mut client = Client::new("198.51.100.1:1000");
@@ -49,15 +49,15 @@ fn a_request_without_integrity_is_challenged_with_401() {
 #[test]
 fn nonces_begin_with_the_cookie_and_its_feature_bits() {
     // RFC 8489 section 9.2: "a server MUST prepend the NONCE attribute value with the character string composed of
-    // "obMatJos2" concatenated with the (4-character) base64 encoding of the 24-bit STUN Security Features".
-    // Section 9.2.4: "If the server adds a PASSWORD-ALGORITHMS attribute, it MUST set the STUN Security Feature "Password
+    // "obMatJos2" concatenated with the (4-character) base64 encoding of the 24-bit STUN Security Features". Section
+    // 9.2.4: "If the server adds a PASSWORD-ALGORITHMS attribute, it MUST set the STUN Security Feature "Password
     // algorithms" bit to 1."
     let mut with_secrets = World::new();
     let mut client = Client::over("198.51.100.1:1000", Transport::Tcp);
     client.challenge(&mut with_secrets);
     assert_eq!(cookie_bits(client.nonce.as_deref().unwrap()), 0x80);
-    // "The server MAY support anonymous username, in which case it MUST set the STUN Security Feature "Username anonymity" bit
-    // set to 1": only where a hash finds every user.
+    // "The server MAY support anonymous username, in which case it MUST set the STUN Security Feature "Username
+    // anonymity" bit set to 1": only where a hash finds every user.
     let mut enumerable = World::with(|setup| setup.without_shared_secrets());
     client.challenge(&mut enumerable);
     assert_eq!(cookie_bits(client.nonce.as_deref().unwrap()), 0xC0);
@@ -65,8 +65,8 @@ fn nonces_begin_with_the_cookie_and_its_feature_bits() {
 
 #[test]
 fn nonces_are_short_printable_and_differ_between_clients() {
-    // RFC 8489 section 14.10: "The NONCE attribute MUST be fewer than 128 characters". Section 9.2.4: "The server MUST NOT
-    // choose the same NONCE for two requests unless they have the same source IP address and port."
+    // RFC 8489 section 14.10: "The NONCE attribute MUST be fewer than 128 characters". Section 9.2.4: "The server MUST
+    // NOT choose the same NONCE for two requests unless they have the same source IP address and port."
     let mut world = World::new();
     let mut nonces = Vec::new();
     for (address, transport) in [
@@ -137,10 +137,10 @@ fn errors_on_streams_have_a_reason_phrase() {
 
 #[test]
 fn integrity_without_the_attributes_that_it_needs_is_rejected_with_400() {
-    // RFC 8489 section 9.2.4: "If the message contains a MESSAGE-INTEGRITY or a MESSAGE-INTEGRITY-SHA256 attribute, but is
-    // missing either the USERNAME or USERHASH, REALM, or NONCE attribute, the server MUST generate an error response with an
-    // error code of 400 (Bad Request). This response SHOULD NOT include a USERNAME, USERHASH, NONCE, or REALM attribute. The
-    // response cannot contain a MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 attribute".
+    // RFC 8489 section 9.2.4: "If the message contains a MESSAGE-INTEGRITY or a MESSAGE-INTEGRITY-SHA256 attribute, but
+    // is missing either the USERNAME or USERHASH, REALM, or NONCE attribute, the server MUST generate an error response
+    // with an error code of 400 (Bad Request). This response SHOULD NOT include a USERNAME, USERHASH, NONCE, or REALM
+    // attribute. The response cannot contain a MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 attribute".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.challenge(&mut world);
@@ -170,10 +170,10 @@ fn integrity_without_the_attributes_that_it_needs_is_rejected_with_400() {
 
 #[test]
 fn md5_with_message_integrity_is_accepted_and_answered_with_message_integrity() {
-    // RFC 8489 section 9.2.4: "If the request contains neither the PASSWORD-ALGORITHMS nor the PASSWORD-ALGORITHM algorithm,
-    // then the request is processed as though PASSWORD-ALGORITHM were MD5." Section 9.2.4: "In that case, the
-    // MESSAGE-INTEGRITY attribute MUST be used instead of the MESSAGE-INTEGRITY-SHA256 attribute, and the REALM, NONCE,
-    // USERNAME, and USERHASH attributes SHOULD NOT be included."
+    // RFC 8489 section 9.2.4: "If the request contains neither the PASSWORD-ALGORITHMS nor the PASSWORD-ALGORITHM
+    // algorithm, then the request is processed as though PASSWORD-ALGORITHM were MD5." Section 9.2.4: "In that case,
+    // the MESSAGE-INTEGRITY attribute MUST be used instead of the MESSAGE-INTEGRITY-SHA256 attribute, and the REALM,
+    // NONCE, USERNAME, and USERHASH attributes SHOULD NOT be included."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     for integrity in [Integrity::Sha1, Integrity::Sha256, Integrity::Both] {
@@ -188,9 +188,10 @@ fn md5_with_message_integrity_is_accepted_and_answered_with_message_integrity() 
 
 #[test]
 fn a_named_algorithm_is_answered_with_message_integrity_sha256() {
-    // RFC 8489 section 9.2.4: "Any response generated by the server MUST include the MESSAGE-INTEGRITY-SHA256 attribute,
-    // computed using the username and password utilized to authenticate the request, unless the request was processed as
-    // though PASSWORD-ALGORITHM was MD5 (because the request contained neither PASSWORD-ALGORITHMS nor PASSWORD-ALGORITHM)."
+    // RFC 8489 section 9.2.4: "Any response generated by the server MUST include the MESSAGE-INTEGRITY-SHA256
+    // attribute, computed using the username and password utilized to authenticate the request, unless the request was
+    // processed as though PASSWORD-ALGORITHM was MD5 (because the request contained neither PASSWORD-ALGORITHMS nor
+    // PASSWORD-ALGORITHM)."
     let mut world = World::new();
     for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
         for integrity in [Integrity::Sha1, Integrity::Sha256, Integrity::Both] {
@@ -205,8 +206,9 @@ fn a_named_algorithm_is_answered_with_message_integrity_sha256() {
 #[test]
 fn contradictory_password_algorithms_are_rejected_with_400() {
     // RFC 8489 section 9.2.4: "Otherwise, unless (1) PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS are both present, (2)
-    // PASSWORD-ALGORITHMS matches the value sent in the response that sent this NONCE, and (3) PASSWORD-ALGORITHM matches one
-    // of the entries in PASSWORD-ALGORITHMS, the server MUST generate an error response with an error code of 400".
+    // PASSWORD-ALGORITHMS matches the value sent in the response that sent this NONCE, and (3) PASSWORD-ALGORITHM
+    // matches one of the entries in PASSWORD-ALGORITHMS, the server MUST generate an error response with an error code
+    // of 400".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000").sha256();
     client.challenge(&mut world);
@@ -254,10 +256,10 @@ fn a_nonce_whose_feature_bits_were_taken_away_is_stale() {
 
 #[test]
 fn unknown_users_and_wrong_passwords_get_the_same_401() {
-    // RFC 8489 section 9.2.4: "If the value of the USERNAME or USERHASH attribute is not valid, the server MUST generate an
-    // error response with an error code of 401 (Unauthenticated). This response MUST include a REALM value. The response MUST
-    // include a NONCE, selected by the server. The response MUST include a PASSWORD-ALGORITHMS attribute. The response SHOULD
-    // NOT contain a USERNAME or USERHASH attribute."
+    // RFC 8489 section 9.2.4: "If the value of the USERNAME or USERHASH attribute is not valid, the server MUST
+    // generate an error response with an error code of 401 (Unauthenticated). This response MUST include a REALM value.
+    // The response MUST include a NONCE, selected by the server. The response MUST include a PASSWORD-ALGORITHMS
+    // attribute. The response SHOULD NOT contain a USERNAME or USERHASH attribute."
     let mut world = World::new();
     let kinds =
         [AttributeType::ERROR_CODE, AttributeType::REALM, AttributeType::NONCE, AttributeType::PASSWORD_ALGORITHMS];
@@ -274,7 +276,8 @@ fn unknown_users_and_wrong_passwords_get_the_same_401() {
 
 #[test]
 fn usernames_that_are_no_utf8_or_too_long_are_unknown() {
-    // RFC 8489 section 14.3: a username of "763 or fewer octets" must be parsed; the longest possible one costs no more.
+    // RFC 8489 section 14.3: a username of "763 or fewer octets" must be parsed; the longest possible one costs no
+    // more.
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.challenge(&mut world);
@@ -291,8 +294,8 @@ fn usernames_that_are_no_utf8_or_too_long_are_unknown() {
 
 #[test]
 fn integrity_of_a_wrong_length_is_wrong() {
-    // RFC 8489 section 14.6: "The value must be the full 32 bytes unless the STUN Usage explicitly specifies that truncation
-    // is allowed."
+    // RFC 8489 section 14.6: "The value must be the full 32 bytes unless the STUN Usage explicitly specifies that
+    // truncation is allowed."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000").sha256();
     client.challenge(&mut world);
@@ -356,9 +359,9 @@ fn where_both_integrity_attributes_are_sha256_decides() {
 
 #[test]
 fn a_stale_nonce_is_rejected_with_438_and_a_fresh_one() {
-    // RFC 8489 section 9.2.4: "If the NONCE is no longer valid, the server MUST generate an error response with an error code
-    // of 438 (Stale Nonce). This response MUST include NONCE, REALM, and PASSWORD-ALGORITHMS attributes and SHOULD NOT include
-    // the USERNAME and USERHASH attributes. The NONCE attribute value MUST be valid."
+    // RFC 8489 section 9.2.4: "If the NONCE is no longer valid, the server MUST generate an error response with an
+    // error code of 438 (Stale Nonce). This response MUST include NONCE, REALM, and PASSWORD-ALGORITHMS attributes and
+    // SHOULD NOT include the USERNAME and USERHASH attributes. The NONCE attribute value MUST be valid."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate_with(&mut world, |builder| _ = builder.u32(AttributeType::LIFETIME, 3600)).relay();
@@ -422,7 +425,8 @@ fn a_nonce_of_another_client_is_stale() {
 
 #[test]
 fn any_worker_accepts_the_nonce_of_another() {
-    // Field notes, section 1: "438 on Allocate is fatal": the nonce of a 401 is accepted by whichever worker comes next.
+    // Field notes, section 1: "438 on Allocate is fatal": the nonce of a 401 is accepted by whichever worker comes
+    // next.
     let mut world = World::with(|setup| setup.workers = 2);
     let mut client = Client::new("198.51.100.1:1000");
     client.challenge(&mut world);

@@ -7,8 +7,8 @@ use crate::harness::{Client, Signed, World, addr};
 
 #[test]
 fn binding_answers_the_source_address_and_nothing_else() {
-    // RFC 8489 section 6.3.1.1: "the server adds an XOR-MAPPED-ADDRESS attribute to the response; this attribute contains
-    // the source transport address of the request message."
+    // RFC 8489 section 6.3.1.1: "the server adds an XOR-MAPPED-ADDRESS attribute to the response; this attribute
+    // contains the source transport address of the request message."
     let mut world = World::new();
     for (address, transport) in [
         ("198.51.100.1:1000", Transport::Udp),
@@ -90,8 +90,9 @@ fn binding_answers_amplify_by_a_quarter_on_ipv4_and_by_a_third_on_ipv6() {
 
 #[test]
 fn binding_with_an_unknown_required_attribute_is_rejected_with_420() {
-    // RFC 8489 section 6.3.1: "the server replies with an error response with an error code of 420 (Unknown Attribute) and
-    // includes an UNKNOWN-ATTRIBUTES attribute in the response that lists the unknown comprehension-required attributes."
+    // RFC 8489 section 6.3.1: "the server replies with an error response with an error code of 420 (Unknown Attribute)
+    // and includes an UNKNOWN-ATTRIBUTES attribute in the response that lists the unknown comprehension-required
+    // attributes."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let request = client.unsigned(Method::Binding, |builder| {

@@ -23,8 +23,8 @@ fn chrome_makes_a_call() {
     let challenge = chrome.exchange(&mut world, &first).unwrap();
     assert_eq!(challenge.result(), Err(401));
     chrome.learn(&challenge);
-    // "Allocate success must hold XOR-MAPPED-ADDRESS, XOR-RELAYED-ADDRESS and LIFETIME [..]. Success responses must carry a valid
-    // MESSAGE-INTEGRITY or are ignored."
+    // "Allocate success must hold XOR-MAPPED-ADDRESS, XOR-RELAYED-ADDRESS and LIFETIME [..]. Success responses must
+    // carry a valid MESSAGE-INTEGRITY or are ignored."
     let allocated = chrome.allocate(&mut world);
     assert_eq!((allocated.result(), allocated.signed(), allocated.lifetime()), (Ok(()), Signed::Sha1, 600));
     assert_eq!(allocated.mapped(), addr("198.51.100.1:1000"));
@@ -49,8 +49,8 @@ fn chrome_makes_a_call() {
             assert_eq!(chrome.bind(&mut world, 0x4000, PEER).result(), Ok(()), "minute {minute}");
             assert_eq!(chrome.permit(&mut world, &[PEER]).result(), Ok(()));
         }
-        // "Refresh is sent at lifetime - 60 s, without LIFETIME. 438 retries at once; any other error on Refresh prunes every
-        // connection of the call" - and the credential has been expired for most of it.
+        // "Refresh is sent at lifetime - 60 s, without LIFETIME. 438 retries at once; any other error on Refresh prunes
+        // every connection of the call" - and the credential has been expired for most of it.
         if minute % 9 == 0 && minute > 0 {
             let mut refreshed = chrome.refresh(&mut world, None);
             if refreshed.result() == Err(438) {

@@ -24,8 +24,8 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
 
 #[test]
 fn a_channel_carries_data_both_ways_and_permits_its_peer() {
-    // RFC 8656 section 12.2: "The server also installs or refreshes a permission for the IP address in the XOR-PEER-ADDRESS
-    // attribute".
+    // RFC 8656 section 12.2: "The server also installs or refreshes a permission for the IP address in the
+    // XOR-PEER-ADDRESS attribute".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -47,8 +47,9 @@ fn a_channel_carries_data_both_ways_and_permits_its_peer() {
 
 #[test]
 fn send_indications_may_be_mixed_with_channel_data() {
-    // Section 12.5: "the client is not obligated to use the channel when it exists and may freely intermix the two message types
-    // [..]. The server, on the other hand, MUST use the ChannelData message if a channel has been bound to the peer."
+    // Section 12.5: "the client is not obligated to use the channel when it exists and may freely intermix the two
+    // message types [..]. The server, on the other hand, MUST use the ChannelData message if a channel has been bound
+    // to the peer."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -123,9 +124,9 @@ fn missing_and_malformed_attributes_are_rejected_with_400() {
 
 #[test]
 fn a_number_or_a_peer_that_is_bound_otherwise_is_rejected_with_400() {
-    // "The channel number is not currently bound to a different transport address (same transport address is OK); The transport
-    // address is not currently bound to a different channel number. If any of these tests fail, the server replies with a 400
-    // (Bad Request) error."
+    // "The channel number is not currently bound to a different transport address (same transport address is OK); The
+    // transport address is not currently bound to a different channel number. If any of these tests fail, the server
+    // replies with a 400 (Bad Request) error."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
@@ -138,8 +139,8 @@ fn a_number_or_a_peer_that_is_bound_otherwise_is_rejected_with_400() {
     assert_eq!(client.bind(&mut world, 0x4000, PEER_V6).result(), Err(400), "400 comes before 443");
     let mut other = Client::new("198.51.100.1:1001");
     other.allocate(&mut world).relay();
-    // Section 12: "the use of a channel number or peer transport address in a channel binding in one allocation has no impact on
-    // their use in a different allocation."
+    // Section 12: "the use of a channel number or peer transport address in a channel binding in one allocation has no
+    // impact on their use in a different allocation."
     assert_eq!(other.bind(&mut world, 0x4001, PEER).result(), Ok(()));
 }
 
@@ -155,8 +156,8 @@ fn a_peer_of_another_family_is_rejected_with_443() {
 
 #[test]
 fn a_forbidden_peer_is_rejected_with_403() {
-    // "The server MAY impose restrictions on the IP address and port values allowed in the XOR-PEER-ADDRESS attribute; if a value is
-    // not allowed, the server rejects the request with a 403 (Forbidden) error."
+    // "The server MAY impose restrictions on the IP address and port values allowed in the XOR-PEER-ADDRESS attribute;
+    // if a value is not allowed, the server rejects the request with a 403 (Forbidden) error."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -191,8 +192,8 @@ fn a_channel_lasts_for_exactly_600_seconds() {
 
 #[test]
 fn a_refresh_of_a_channel_starts_its_time_again() {
-    // "Refreshing the binding (by the server receiving a ChannelBind request rebinding the channel to the same peer) resets the
-    // time-to-expiry timer back to 10 minutes."
+    // "Refreshing the binding (by the server receiving a ChannelBind request rebinding the channel to the same peer)
+    // resets the time-to-expiry timer back to 10 minutes."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate_with(&mut world, |builder| _ = builder.u32(AttributeType::LIFETIME, 3600)).relay();
@@ -208,8 +209,8 @@ fn a_refresh_of_a_channel_starts_its_time_again() {
 
 #[test]
 fn an_expired_channel_can_be_bound_otherwise() {
-    // "Once unbound, the channel number can be bound to a different transport address, and the transport address can be bound to a
-    // different channel number."
+    // "Once unbound, the channel number can be bound to a different transport address, and the transport address can be
+    // bound to a different channel number."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate_with(&mut world, |builder| _ = builder.u32(AttributeType::LIFETIME, 3600)).relay();

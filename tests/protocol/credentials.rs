@@ -4,7 +4,7 @@ use ferryd::auth::long_term::PasswordAlgorithm;
 use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCredential};
 use ferryd::stun::{AttributeType, Builder, Class, Method};
 
-use crate::harness::{ALICE, BOB, Client, PEER, SECRET_SHA256, Signed, TICK, UNIX_START, World, secs};
+use crate::harness::{ALICE, BOB, Client, PEER, SECRET_SHA256, Setup, Signed, TICK, UNIX_START, World, secs};
 
 #[test]
 fn user_hashes_are_accepted_where_users_can_be_enumerated() {
@@ -41,12 +41,9 @@ fn user_hashes_of_a_wrong_length_are_unknown() {
 
 #[test]
 fn stored_md5_keys_offer_md5_alone() {
-    // RFC 8489 section 9.2.4 wants PASSWORD-ALGORITHMS in these answers; a stored MD5 key cannot be turned into another.
-    let mut world = World::with(|setup| {
-        let key = PasswordAlgorithm::Md5.key(b"carol", "ferryd", b"stored");
-        let credential = UserCredential::Md5Key(Secret::new(key.as_bytes()));
-        setup.auth.users.push(User { name: "carol".to_owned(), credential });
-    });
+    // RFC 8489 section 9.2.4 wants PASSWORD-ALGORITHMS in these answers; a stored MD5 key cannot be turned into
+    // another.
+    let mut world = World::with(with_stored_md5_key);
     let mut carol = Client::new("198.51.100.1:1000").user("carol", "stored");
     carol.algorithm = Some(PasswordAlgorithm::Md5);
     carol.challenge(&mut world);
@@ -62,8 +59,8 @@ fn stored_md5_keys_offer_md5_alone() {
 
 #[test]
 fn composed_and_decomposed_names_log_in() {
-    // RFC 8489 section 14.3: the username "MUST have been processed using the OpaqueString profile"; clients that do not are
-    // let in all the same.
+    // RFC 8489 section 14.3: the username "MUST have been processed using the OpaqueString profile"; clients that do
+    // not are let in all the same.
     let mut world = World::new();
     for (port, username) in [(1000, "caf\u{e9}"), (1001, "cafe\u{301}")] {
         for algorithm in [None, Some(PasswordAlgorithm::Sha256)] {
@@ -157,10 +154,49 @@ fn an_expired_credential_gets_no_new_allocation_from_one_that_has_expired() {
     assert_eq!(client.refresh(&mut world, None).result(), Err(401));
 }
 
+/// A user whose password is not known, so that SHA-256 cannot be offered.
+fn with_stored_md5_key(setup: &mut Setup) {
+    let key = PasswordAlgorithm::Md5.key(b"carol", "ferryd", b"stored");
+    let credential = UserCredential::Md5Key(Secret::new(key.as_bytes()));
+    setup.auth.users.push(User { name: "carol".to_owned(), credential });
+}
+
+#[test]
+fn a_reload_that_offers_other_algorithms_ends_no_call() {
+    // Field notes, section 1: any error but 438 on Refresh prunes every connection of the call.
+    let mut world = World::new();
+    for (port, algorithm) in [(1000, PasswordAlgorithm::Sha256), (1001, PasswordAlgorithm::Md5)] {
+        let mut client = Client::new(&format!("198.51.100.1:{port}"));
+        client.algorithm = Some(algorithm);
+        client.allocate(&mut world).relay();
+        world.reload(with_stored_md5_key);
+        assert_eq!(client.refresh(&mut world, None).result(), Ok(()), "{algorithm:?}");
+        let mut elsewhere = Client::new(&format!("198.51.100.2:{port}"));
+        elsewhere.algorithm = Some(algorithm);
+        elsewhere.challenge(&mut world);
+        elsewhere.offered.clone_from(&client.offered);
+        assert_eq!(elsewhere.allocate(&mut world).result(), Err(400), "a bid-down all the same");
+        world.reload(|_| {});
+    }
+}
+
+#[test]
+fn a_reload_that_removes_a_user_ends_no_call_but_starts_no_other() {
+    let mut world = World::new();
+    let mut alice = Client::new("198.51.100.1:1000");
+    alice.allocate(&mut world).relay();
+    world.reload(|setup| setup.auth.users.clear());
+    assert_eq!(alice.refresh(&mut world, None).result(), Ok(()));
+    assert_eq!(alice.permit(&mut world, &[PEER]).result(), Ok(()));
+    assert_eq!(Client::new("198.51.100.1:1001").allocate(&mut world).result(), Err(401));
+    assert_eq!(alice.refresh(&mut world, Some(0)).result(), Ok(()));
+    assert_eq!(alice.allocate(&mut world).result(), Err(401));
+}
+
 #[test]
 fn another_user_on_the_five_tuple_of_an_allocation_is_rejected_with_441() {
-    // RFC 8656 section 5: "the request does not use the same username as used to create the allocation, then the request
-    // MUST be rejected with a 441 (Wrong Credentials) error."
+    // RFC 8656 section 5: "the request does not use the same username as used to create the allocation, then the
+    // request MUST be rejected with a 441 (Wrong Credentials) error."
     let mut world = World::new();
     let mut alice = Client::new("198.51.100.1:1000");
     alice.allocate(&mut world).relay();
@@ -175,8 +211,8 @@ fn another_user_on_the_five_tuple_of_an_allocation_is_rejected_with_441() {
 
 #[test]
 fn requests_without_an_allocation_are_rejected_with_437() {
-    // RFC 8656 section 5: "if the 5-tuple does not identify an existing allocation, then the message MUST either be rejected
-    // with a 437 Allocation Mismatch error (if it is a request) or be silently ignored".
+    // RFC 8656 section 5: "if the 5-tuple does not identify an existing allocation, then the message MUST either be
+    // rejected with a 437 Allocation Mismatch error (if it is a request) or be silently ignored".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     assert_eq!(client.refresh(&mut world, None).result(), Err(437));

@@ -22,9 +22,9 @@ fn connected(world: &mut World, transport: Transport, channel: bool) -> (Client,
 
 #[test]
 fn a_send_indication_becomes_a_datagram_from_the_relayed_address() {
-    // RFC 8656 section 11.2: "the source transport address is the relayed transport address of the allocation [..]; the destination
-    // transport address is taken from the XOR-PEER-ADDRESS attribute; the data following the UDP header is the contents of the
-    // value field of the DATA attribute."
+    // RFC 8656 section 11.2: "the source transport address is the relayed transport address of the allocation [..]; the
+    // destination transport address is taken from the XOR-PEER-ADDRESS attribute; the data following the UDP header is
+    // the contents of the value field of the DATA attribute."
     for transport in TRANSPORTS {
         let mut world = World::new();
         let (mut client, relay) = connected(&mut world, transport, false);
@@ -41,8 +41,8 @@ fn a_send_indication_becomes_a_datagram_from_the_relayed_address() {
 
 #[test]
 fn dont_fragment_goes_with_its_datagram() {
-    // RFC 8656 section 14: "When the server sends a packet to a peer in response to a Send indication containing the DONT-FRAGMENT
-    // attribute, then set the outgoing UDP packet to not fragment."
+    // RFC 8656 section 14: "When the server sends a packet to a peer in response to a Send indication containing the
+    // DONT-FRAGMENT attribute, then set the outgoing UDP packet to not fragment."
     let mut world = World::new();
     let (mut client, _) = connected(&mut world, Transport::Udp, false);
     for first in [true, false] {
@@ -61,8 +61,8 @@ fn dont_fragment_goes_with_its_datagram() {
 
 #[test]
 fn incomplete_send_indications_are_dropped() {
-    // "The Send indication MUST contain both an XOR-PEER-ADDRESS attribute and a DATA attribute. If one of these attributes is missing
-    // or invalid, then the message is discarded."
+    // "The Send indication MUST contain both an XOR-PEER-ADDRESS attribute and a DATA attribute. If one of these
+    // attributes is missing or invalid, then the message is discarded."
     let mut world = World::new();
     let (mut client, _) = connected(&mut world, Transport::Udp, false);
     client.indicate_with(&mut world, |_| {});
@@ -83,8 +83,8 @@ fn incomplete_send_indications_are_dropped() {
 
 #[test]
 fn send_indications_with_unknown_required_attributes_are_dropped() {
-    // RFC 8489 section 6.3.2: "If the indication contains unknown comprehension-required attributes, the indication is discarded and
-    // processing ceases."
+    // RFC 8489 section 6.3.2: "If the indication contains unknown comprehension-required attributes, the indication is
+    // discarded and processing ceases."
     let mut world = World::new();
     let (mut client, _) = connected(&mut world, Transport::Udp, false);
     for (unknown, expected) in [(0x7FFE, 0), (0x0010, 0), (0x8055, 1)] {
@@ -127,9 +127,9 @@ fn data_before_any_allocation_is_dropped() {
 
 #[test]
 fn peer_data_becomes_a_data_indication() {
-    // RFC 8656 section 11.3: "The Data indication MUST contain both an XOR-PEER-ADDRESS and a DATA attribute. The DATA attribute is set
-    // to the value of the "data octets" field from the datagram, and the XOR-PEER-ADDRESS attribute is set to the source transport
-    // address of the received UDP datagram."
+    // RFC 8656 section 11.3: "The Data indication MUST contain both an XOR-PEER-ADDRESS and a DATA attribute. The DATA
+    // attribute is set to the value of the "data octets" field from the datagram, and the XOR-PEER-ADDRESS attribute is
+    // set to the source transport address of the received UDP datagram."
     for transport in TRANSPORTS {
         let mut world = World::new();
         let (client, relay) = connected(&mut world, transport, false);
@@ -158,9 +158,9 @@ fn data_indications_have_transaction_ids_of_their_own() {
 
 #[test]
 fn channel_data_carries_every_length_both_ways() {
-    // Section 12.6: "if the Length field in the ChannelData message is 0, then there will be no data in the UDP datagram, but the UDP
-    // datagram is still formed and sent". Section 12.5: "Over TCP and TLS-over-TCP, the ChannelData message MUST be padded to a
-    // multiple of four bytes".
+    // Section 12.6: "if the Length field in the ChannelData message is 0, then there will be no data in the UDP
+    // datagram, but the UDP datagram is still formed and sent". Section 12.5: "Over TCP and TLS-over-TCP, the
+    // ChannelData message MUST be padded to a multiple of four bytes".
     for transport in TRANSPORTS {
         let mut world = World::new();
         let (client, relay) = connected(&mut world, transport, true);
@@ -185,10 +185,10 @@ fn channel_data_over_udp_may_be_padded() {
 
 #[test]
 fn channel_data_that_is_too_short_or_not_bound_is_dropped() {
-    // Section 12.6: "if the UDP datagram is too short to contain the claimed length of the ChannelData message [..], then the message
-    // is silently discarded." "If the ChannelData message is received on a channel that is not bound to any peer, then the message is
-    // silently discarded." "If the message uses a value in the reserved range (0x5000 through 0xFFFF), then the message is silently
-    // discarded."
+    // Section 12.6: "if the UDP datagram is too short to contain the claimed length of the ChannelData message [..],
+    // then the message is silently discarded." "If the ChannelData message is received on a channel that is not bound
+    // to any peer, then the message is silently discarded." "If the message uses a value in the reserved range (0x5000
+    // through 0xFFFF), then the message is silently discarded."
     let mut world = World::new();
     let (client, _) = connected(&mut world, Transport::Udp, true);
     for short in [&b"\x40"[..], b"\x40\x00", b"\x40\x00\x00", b"\x40\x00\x00\x01", b"\x40\x00\xff\xffdata"] {

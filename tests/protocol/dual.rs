@@ -21,9 +21,9 @@ fn refresh(world: &mut World, client: &mut Client, family: u8, lifetime: u32) ->
 
 #[test]
 fn a_dual_allocation_has_one_address_of_each_family() {
-    // RFC 8656 section 7.2, step 9: "If the server can fully meet the request, then the server allocates one IPv4 and one IPv6
-    // relay address and returns an Allocate success response containing the relayed transport addresses assigned to the dual
-    // allocation in two XOR-RELAYED-ADDRESS attributes."
+    // RFC 8656 section 7.2, step 9: "If the server can fully meet the request, then the server allocates one IPv4 and
+    // one IPv6 relay address and returns an Allocate success response containing the relayed transport addresses
+    // assigned to the dual allocation in two XOR-RELAYED-ADDRESS attributes."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let reply = dual(&mut world, &mut client);
@@ -31,8 +31,8 @@ fn a_dual_allocation_has_one_address_of_each_family() {
     assert_eq!(families, [Family::V4, Family::V6]);
     assert!(!reply.has(AttributeType::ADDRESS_ERROR_CODE));
     assert_eq!((world.workers[0].allocations(), world.sockets.len()), (1, 2));
-    // Section 10.1: "For dual allocations [..], the client MAY include XOR-PEER-ADDRESS attributes with addresses of IPv4 and
-    // IPv6 address families."
+    // Section 10.1: "For dual allocations [..], the client MAY include XOR-PEER-ADDRESS attributes with addresses of
+    // IPv4 and IPv6 address families."
     assert_eq!(client.permit(&mut world, &[PEER, PEER_V6]).result(), Ok(()));
     assert_eq!(client.bind(&mut world, 0x4000, PEER_V6).result(), Ok(()));
     client.indicate(&mut world, PEER, b"four");
@@ -54,8 +54,8 @@ fn a_dual_allocation_has_one_address_of_each_family() {
 
 #[test]
 fn additional_ipv4_is_rejected_with_400() {
-    // Step 9: "If yes, and the attribute value is 0x01 (IPv4 address family), then the server rejects the request with a 400 (Bad
-    // Request) error." Section 18.11: "The attribute value of 0x02 (IPv6 address) is the only valid value".
+    // Step 9: "If yes, and the attribute value is 0x01 (IPv4 address family), then the server rejects the request with
+    // a 400 (Bad Request) error." Section 18.11: "The attribute value of 0x02 (IPv6 address) is the only valid value".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     for family in [0, 1, 3] {
@@ -68,8 +68,9 @@ fn additional_ipv4_is_rejected_with_400() {
 
 #[test]
 fn a_reservation_with_an_additional_family_is_rejected_with_400() {
-    // Step 8: "The server checks if the request contains an EVEN-PORT attribute with the R bit set to 1. If yes, and the request
-    // also contains an ADDITIONAL-ADDRESS-FAMILY attribute, the server rejects the request with a 400 (Bad Request) error."
+    // Step 8: "The server checks if the request contains an EVEN-PORT attribute with the R bit set to 1. If yes, and
+    // the request also contains an ADDITIONAL-ADDRESS-FAMILY attribute, the server rejects the request with a 400 (Bad
+    // Request) error."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let mut even = |flags: u8| {
@@ -95,8 +96,8 @@ fn assert_half(reply: &Reply, missing: u8, code: u16) {
 #[test]
 fn what_a_server_without_ipv6_can_meet_it_meets_with_440() {
     // Step 9: "if it can only allocate one relayed transport address of a specific address type, then it includes
-    // ADDRESS-ERROR-CODE attribute in the success response [..]. The error code value signaled in the ADDRESS-ERROR-CODE attribute
-    // could be 440 (Address Family not Supported) or 508 (Insufficient Capacity)."
+    // ADDRESS-ERROR-CODE attribute in the success response [..]. The error code value signaled in the
+    // ADDRESS-ERROR-CODE attribute could be 440 (Address Family not Supported) or 508 (Insufficient Capacity)."
     let mut world = World::with(|setup| _ = setup.turn.relay_addresses.pop());
     let mut client = Client::new("198.51.100.1:1000");
     assert_half(&dual(&mut world, &mut client), 2, 440);
@@ -142,7 +143,8 @@ fn a_half_whose_socket_cannot_be_opened_is_missing_with_508() {
 #[test]
 fn halves_are_refreshed_and_expire_apart() {
     // Section 8.1: "Deleting a single allocation destroys any permissions or channels associated with that particular
-    // allocation; it MUST NOT affect any permissions or channels associated with allocations for the other address family."
+    // allocation; it MUST NOT affect any permissions or channels associated with allocations for the other address
+    // family."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let reply = dual(&mut world, &mut client);

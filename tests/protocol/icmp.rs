@@ -12,9 +12,10 @@ fn error(about: &str, kind: u8, code: u8, mtu: u32) -> IcmpError {
 
 #[test]
 fn icmp_errors_are_delivered_as_data_indications() {
-    // RFC 8656 section 11.5: "The Data indication MUST contain both an XOR-PEER-ADDRESS and an ICMP attribute. The ICMP attribute is set
-    // to the value of the type and code fields from the ICMP packet." Section 12.5: "The server uses a Data indication to signal the
-    // XOR-PEER-ADDRESS and ICMP attributes to the client even if a channel has been bound to the peer."
+    // RFC 8656 section 11.5: "The Data indication MUST contain both an XOR-PEER-ADDRESS and an ICMP attribute. The ICMP
+    // attribute is set to the value of the type and code fields from the ICMP packet." Section 12.5: "The server uses a
+    // Data indication to signal the XOR-PEER-ADDRESS and ICMP attributes to the client even if a channel has been bound
+    // to the peer."
     for transport in [Transport::Udp, Transport::Tcp] {
         for bound in [false, true] {
             let mut world = World::new();
@@ -34,10 +35,10 @@ fn icmp_errors_are_delivered_as_data_indications() {
 
 #[test]
 fn error_data_is_the_mtu_where_a_packet_was_too_big_and_zero_elsewhere() {
-    // Section 18.13: "If the ICMPv6 type is 2 ("Packet too big" message) or ICMPv4 type is 3 (Destination Unreachable) and Code is 4
-    // (fragmentation needed and DF set), the Error Data field will be set to the Maximum Transmission Unit of the next-hop link [..].
-    // For other ICMPv6 types and ICMPv4 types and codes, the Error Data field MUST be set to zero." "Reserved: This field MUST be set
-    // to 0 when sent".
+    // Section 18.13: "If the ICMPv6 type is 2 ("Packet too big" message) or ICMPv4 type is 3 (Destination Unreachable)
+    // and Code is 4 (fragmentation needed and DF set), the Error Data field will be set to the Maximum Transmission
+    // Unit of the next-hop link [..]. For other ICMPv6 types and ICMPv4 types and codes, the Error Data field MUST be
+    // set to zero." "Reserved: This field MUST be set to 0 when sent".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let reply = client.allocate_with(&mut world, |builder| {
@@ -65,8 +66,8 @@ fn error_data_is_the_mtu_where_a_packet_was_too_big_and_zero_elsewhere() {
 
 #[test]
 fn other_icmp_types_are_dropped() {
-    // "the server verifies that the type is either 3 or 11 for an ICMPv4 packet or either 1, 2, or 3 for an ICMPv6 packet. [..] If either
-    // of these conditions fail, then the ICMP packet is silently dropped."
+    // "the server verifies that the type is either 3 or 11 for an ICMPv4 packet or either 1, 2, or 3 for an ICMPv6
+    // packet. [..] If either of these conditions fail, then the ICMP packet is silently dropped."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -89,9 +90,9 @@ fn other_icmp_types_are_dropped() {
 
 #[test]
 fn icmp_errors_about_peers_without_permission_are_dropped() {
-    // "For ICMP packets, the source IP address MUST NOT be checked against the permissions list [..]. Instead, the server extracts the
-    // destination IP address from the encapsulated IP header. [..] Note that only addresses are compared and port numbers are not
-    // considered."
+    // "For ICMP packets, the source IP address MUST NOT be checked against the permissions list [..]. Instead, the
+    // server extracts the destination IP address from the encapsulated IP header. [..] Note that only addresses are
+    // compared and port numbers are not considered."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();

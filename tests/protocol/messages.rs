@@ -26,9 +26,9 @@ fn binding(write: impl FnOnce(&mut Builder<'_>)) -> Vec<u8> {
 
 #[test]
 fn messages_with_a_wrong_header_are_dropped() {
-    // RFC 8489 section 6.3: "It checks that the first two bits are 0, that the Magic Cookie field has the correct value,
-    // that the message length is sensible, and that the method value is a supported method. [..] If any errors are
-    // detected, the message is silently discarded."
+    // RFC 8489 section 6.3: "It checks that the first two bits are 0, that the Magic Cookie field has the correct
+    // value, that the message length is sensible, and that the method value is a supported method. [..] If any errors
+    // are detected, the message is silently discarded."
     let mut world = World::new();
     let good = binding(|_| {});
     let with = |index: usize, value: u8| {
@@ -54,8 +54,8 @@ fn messages_with_a_wrong_header_are_dropped() {
 
 #[test]
 fn lengths_that_are_no_multiple_of_four_are_dropped() {
-    // RFC 8489 section 5: "Since all STUN attributes are padded to a multiple of 4 bytes, the last 2 bits of this field are
-    // always zero. This provides another way to distinguish STUN packets from packets of other protocols."
+    // RFC 8489 section 5: "Since all STUN attributes are padded to a multiple of 4 bytes, the last 2 bits of this field
+    // are always zero. This provides another way to distinguish STUN packets from packets of other protocols."
     let mut world = World::new();
     for extra in 1..4u8 {
         let mut bytes = binding(|_| {});
@@ -88,8 +88,8 @@ fn unknown_methods_are_dropped() {
 
 #[test]
 fn classes_that_a_method_does_not_have_are_dropped() {
-    // RFC 8489 section 6.3: "It checks that the message class is allowed for the particular method."
-    // RFC 8656 section 17: Send and Data have "only indication semantics", the others "only request/response semantics".
+    // RFC 8489 section 6.3: "It checks that the message class is allowed for the particular method." RFC 8656 section
+    // 17: Send and Data have "only indication semantics", the others "only request/response semantics".
     let mut world = World::new();
     let message = |method, class| {
         let mut bytes = Vec::new();
@@ -141,7 +141,8 @@ fn a_binding_indication_is_a_keepalive() {
 
 #[test]
 fn a_wrong_fingerprint_is_dropped() {
-    // RFC 8489 section 6.3: "the agent checks that the FINGERPRINT attribute is present and contains the correct value".
+    // RFC 8489 section 6.3: "the agent checks that the FINGERPRINT attribute is present and contains the correct
+    // value".
     let mut world = World::new();
     let mut wrong = binding(|builder| _ = builder.fingerprint());
     *wrong.last_mut().unwrap() ^= 1;
@@ -287,8 +288,8 @@ fn credentials_behind_message_integrity_are_missing_ones() {
 
 #[test]
 fn attributes_behind_message_integrity_sha256_have_no_effect() {
-    // RFC 8489 section 9: "Similarly, agents MUST ignore all attributes that follow the MESSAGE-INTEGRITY-SHA256 attribute
-    // if the MESSAGE-INTEGRITY-SHA256 attribute is present, with the exception of the FINGERPRINT attribute."
+    // RFC 8489 section 9: "Similarly, agents MUST ignore all attributes that follow the MESSAGE-INTEGRITY-SHA256
+    // attribute if the MESSAGE-INTEGRITY-SHA256 attribute is present, with the exception of the FINGERPRINT attribute."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000").sha256();
     client.challenge(&mut world);

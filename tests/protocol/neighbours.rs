@@ -90,10 +90,10 @@ fn the_source_is_the_address_by_which_the_peer_was_named() {
 
 #[test]
 fn nothing_else_on_the_own_addresses_is_reachable() {
-    // Field notes, section 4: "on the server's own addresses nothing is reachable except live relayed transport addresses of this
-    // server [..]. CreatePermission succeeds for configured relay and advertised addresses, the port is checked per packet; every other
-    // own address, and loopback unless it is the relay address, is 403; ChannelBind to an own address without a live relay on that port
-    // is 403".
+    // Field notes, section 4: "on the server's own addresses nothing is reachable except live relayed transport
+    // addresses of this server [..]. CreatePermission succeeds for configured relay and advertised addresses, the port
+    // is checked per packet; every other own address, and loopback unless it is the relay address, is 403; ChannelBind
+    // to an own address without a live relay on that port is 403".
     let Pair { mut world, mut alice, of_bob, .. } = pair(1, true);
     assert_eq!(alice.permit(&mut world, &["10.0.0.5:1", "203.0.113.5:1"]).result(), Ok(()));
     assert_eq!(alice.permit(&mut world, &["10.0.0.6:1"]).result(), Err(403));

@@ -29,8 +29,8 @@ fn open_to(world: &mut World, client: &mut Client, relay: std::net::SocketAddr, 
 
 #[test]
 fn a_permission_opens_an_address_on_every_port_both_ways() {
-    // RFC 8656 section 9: "Note that only addresses are compared and port numbers are not considered." Section 10.2: "The port
-    // portion of each attribute is ignored and may be any arbitrary value."
+    // RFC 8656 section 9: "Note that only addresses are compared and port numbers are not considered." Section 10.2:
+    // "The port portion of each attribute is ignored and may be any arbitrary value."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -55,7 +55,8 @@ fn several_peers_are_permitted_by_one_request() {
 
 #[test]
 fn no_peer_or_a_malformed_one_is_rejected_with_400() {
-    // "If no such attribute exists, or if any of these attributes are invalid, then a 400 (Bad Request) error is returned."
+    // "If no such attribute exists, or if any of these attributes are invalid, then a 400 (Bad Request) error is
+    // returned."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -74,9 +75,9 @@ fn no_peer_or_a_malformed_one_is_rejected_with_400() {
 
 #[test]
 fn peers_of_another_family_are_rejected_with_443() {
-    // "If an XOR-PEER-ADDRESS attribute contains an address of an address family that is not the same as that of a relayed
-    // transport address for the allocation, the server MUST generate an error response with the 443 (Peer Address Family
-    // Mismatch) response code."
+    // "If an XOR-PEER-ADDRESS attribute contains an address of an address family that is not the same as that of a
+    // relayed transport address for the allocation, the server MUST generate an error response with the 443 (Peer
+    // Address Family Mismatch) response code."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -88,8 +89,8 @@ fn peers_of_another_family_are_rejected_with_443() {
 
 #[test]
 fn forbidden_peers_are_rejected_with_403() {
-    // "The server MAY impose restrictions on the IP address allowed in the XOR-PEER-ADDRESS attribute; if a value is not allowed,
-    // the server rejects the request with a 403 (Forbidden) error."
+    // "The server MAY impose restrictions on the IP address allowed in the XOR-PEER-ADDRESS attribute; if a value is
+    // not allowed, the server rejects the request with a 403 (Forbidden) error."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -156,9 +157,9 @@ fn a_permission_is_refreshed_by_either_request() {
 
 #[test]
 fn data_never_refreshes_a_permission_a_channel_or_an_allocation() {
-    // RFC 8656 section 11.2: "Note that a Send indication never causes the server to refresh the permission." Section 12.6: "the
-    // receipt of a ChannelData message MUST NOT refresh either the channel binding or the permission towards the peer."
-    // Section 6: "sending data to a peer does not refresh an allocation."
+    // RFC 8656 section 11.2: "Note that a Send indication never causes the server to refresh the permission." Section
+    // 12.6: "the receipt of a ChannelData message MUST NOT refresh either the channel binding or the permission towards
+    // the peer." Section 6: "sending data to a peer does not refresh an allocation."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();
@@ -224,8 +225,8 @@ fn permissions_end_with_their_allocation() {
 
 #[test]
 fn more_permissions_than_the_limit_are_rejected_with_403_and_refreshes_are_not_counted() {
-    // Field notes, section 1: 403 disables that peer only; any other final error fails Firefox's whole relay (an exception to
-    // RFC 8656 section 10.2, which says 508).
+    // Field notes, section 1: 403 disables that peer only; any other final error fails Firefox's whole relay (an
+    // exception to RFC 8656 section 10.2, which says 508).
     let mut world = World::with(|setup| setup.turn.limits.permissions_per_allocation = 3);
     let mut client = Client::new("198.51.100.1:1000");
     let relay = client.allocate(&mut world).relay();

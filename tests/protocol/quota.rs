@@ -8,8 +8,9 @@ fn named(world: &World, port: u16, name: &str) -> Client {
 
 #[test]
 fn more_allocations_of_a_user_than_the_limit_are_rejected_with_486() {
-    // RFC 8656 section 7.2, step 10: "The server is free to define this allocation quota any way it wishes, but it SHOULD define it
-    // based on the username used to authenticate the request and not on the client's transport address."
+    // RFC 8656 section 7.2, step 10: "The server is free to define this allocation quota any way it wishes, but it
+    // SHOULD define it based on the username used to authenticate the request and not on the client's transport
+    // address."
     let mut world = World::with(|setup| setup.turn.limits.allocations_per_user = 2);
     let mut first = named(&world, 1000, ":alice");
     assert_eq!(first.allocate(&mut world).result(), Ok(()));

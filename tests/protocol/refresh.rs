@@ -7,10 +7,10 @@ use crate::harness::{Client, PEER, Signed, TICK, World, assert_no_leak, secs};
 
 #[test]
 fn refresh_sets_the_time_to_expiry_and_answers_it() {
-    // RFC 8656 section 8.2: "if the request contains a LIFETIME attribute and the attribute value is zero, then the "desired
-    // lifetime" is zero. Otherwise, [..] the server computes the minimum of the client's requested lifetime and the server's
-    // maximum allowed lifetime. If this computed value is greater than the default lifetime, then the "desired lifetime" is the
-    // computed value. Otherwise, the "desired lifetime" is the default lifetime."
+    // RFC 8656 section 8.2: "if the request contains a LIFETIME attribute and the attribute value is zero, then the
+    // "desired lifetime" is zero. Otherwise, [..] the server computes the minimum of the client's requested lifetime
+    // and the server's maximum allowed lifetime. If this computed value is greater than the default lifetime, then the
+    // "desired lifetime" is the computed value. Otherwise, the "desired lifetime" is the default lifetime."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
@@ -46,8 +46,8 @@ fn refresh_with_zero_takes_effect_at_once() {
 
 #[test]
 fn a_second_refresh_with_zero_is_rejected_with_437_unless_it_is_the_same() {
-    // "A retransmitted Refresh request with a zero "desired lifetime" will cause a 437 (Allocation Mismatch) response if the
-    // allocation has already been deleted, but the client will treat this as equivalent to a success response".
+    // "A retransmitted Refresh request with a zero "desired lifetime" will cause a 437 (Allocation Mismatch) response
+    // if the allocation has already been deleted, but the client will treat this as equivalent to a success response".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
@@ -64,8 +64,8 @@ fn a_second_refresh_with_zero_is_rejected_with_437_unless_it_is_the_same() {
 
 #[test]
 fn a_late_duplicate_of_a_release_does_not_end_the_next_allocation() {
-    // RFC 8489 section 6.3.1: "the overall state on the client and server is identical to the case where only the response to
-    // the original retransmission is received".
+    // RFC 8489 section 6.3.1: "the overall state on the client and server is identical to the case where only the
+    // response to the original retransmission is received".
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
@@ -110,9 +110,9 @@ fn each_of_several_releases_is_remembered_for_its_own_forty_seconds() {
 
 #[test]
 fn refresh_of_another_family_is_rejected_with_443() {
-    // "If the server receives a Refresh Request with a REQUESTED-ADDRESS-FAMILY attribute and the attribute value does not match
-    // the address family of the allocation, the server MUST reply with a 443 (Peer Address Family Mismatch) Refresh error
-    // response."
+    // "If the server receives a Refresh Request with a REQUESTED-ADDRESS-FAMILY attribute and the attribute value does
+    // not match the address family of the allocation, the server MUST reply with a 443 (Peer Address Family Mismatch)
+    // Refresh error response."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();

@@ -25,7 +25,8 @@ fn a_port_that_something_else_has_is_tried_elsewhere() {
 
 #[test]
 fn after_too_many_taken_ports_the_answer_is_508() {
-    // RFC 8656 section 19: 508 "could be due to the server having no more relayed transport addresses available at that time".
+    // RFC 8656 section 19: 508 "could be due to the server having no more relayed transport addresses available at that
+    // time".
     let mut world = World::new();
     world.open_failures.extend([OpenError::AddressInUse; 17]);
     let mut client = Client::new("198.51.100.1:1000");

@@ -16,8 +16,9 @@ fn redeem(world: &mut World, client: &mut Client, token: &[u8]) -> Reply {
 
 #[test]
 fn even_port_allocates_an_even_port() {
-    // RFC 8656 section 7.2: "If the request contains an EVEN-PORT attribute with the R bit set to 0, then the server allocates a
-    // relayed transport address with an even port number." Section 18.7: the RFFU field is "ignored on reception".
+    // RFC 8656 section 7.2: "If the request contains an EVEN-PORT attribute with the R bit set to 0, then the server
+    // allocates a relayed transport address with an even port number." Section 18.7: the RFFU field is "ignored on
+    // reception".
     let mut world = World::new();
     for port in 1000..1020 {
         let mut client = Client::new(&format!("198.51.100.1:{port}"));
@@ -30,9 +31,9 @@ fn even_port_allocates_an_even_port() {
 
 #[test]
 fn even_port_with_reservation_holds_the_next_port_for_its_token() {
-    // "If the request contains an EVEN-PORT attribute with the R bit set to 1, then the server looks for a pair of port numbers N
-    // and N+1 on the same IP address, where N is even. Port N is used in the current allocation, while the relayed transport
-    // address with port N+1 is assigned a token and reserved for a future allocation."
+    // "If the request contains an EVEN-PORT attribute with the R bit set to 1, then the server looks for a pair of port
+    // numbers N and N+1 on the same IP address, where N is even. Port N is used in the current allocation, while the
+    // relayed transport address with port N+1 is assigned a token and reserved for a future allocation."
     let mut world = World::new();
     let mut first = Client::new("198.51.100.1:1000");
     let reply = even(&mut world, &mut first, 0x80);
@@ -96,8 +97,8 @@ fn a_reservation_outlives_the_allocation_that_made_it() {
 
 #[test]
 fn a_retransmission_repeats_the_token() {
-    // "the server may need to store an indication of any reservation token returned in the original response so that this may
-    // be returned in any retransmitted responses."
+    // "the server may need to store an indication of any reservation token returned in the original response so that
+    // this may be returned in any retransmitted responses."
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000");
     client.challenge(&mut world);
@@ -127,8 +128,8 @@ fn a_retransmission_of_the_redeeming_request_repeats_its_success() {
 
 #[test]
 fn unknown_tokens_are_rejected_with_508() {
-    // Step 5: "If the token is not valid for some reason, the server rejects the request with a 508 (Insufficient Capacity)
-    // error."
+    // Step 5: "If the token is not valid for some reason, the server rejects the request with a 508 (Insufficient
+    // Capacity) error."
     let mut world = World::new();
     assert_eq!(redeem(&mut world, &mut Client::new("198.51.100.1:1000"), &[7; 8]).result(), Err(508));
     assert_no_leak(&world);
@@ -136,8 +137,8 @@ fn unknown_tokens_are_rejected_with_508() {
 
 #[test]
 fn a_token_with_attributes_that_contradict_it_is_rejected_with_400() {
-    // Step 5: "If yes, and the request also contains an EVEN-PORT or REQUESTED-ADDRESS-FAMILY or ADDITIONAL-ADDRESS-FAMILY
-    // attribute, the server rejects the request with a 400 (Bad Request) error."
+    // Step 5: "If yes, and the request also contains an EVEN-PORT or REQUESTED-ADDRESS-FAMILY or
+    // ADDITIONAL-ADDRESS-FAMILY attribute, the server rejects the request with a 400 (Bad Request) error."
     let mut world = World::new();
     let token = even(&mut world, &mut Client::new("198.51.100.1:1000"), 0x80).token();
     let mut client = Client::new("198.51.100.1:1001");
@@ -169,8 +170,8 @@ fn the_token_keeps_the_family_of_its_reservation() {
 
 #[test]
 fn a_pair_that_cannot_be_had_is_rejected_with_508() {
-    // Step 8: "If the server cannot satisfy the request, then the server rejects the request with a 508 (Insufficient Capacity)
-    // error."
+    // Step 8: "If the server cannot satisfy the request, then the server rejects the request with a 508 (Insufficient
+    // Capacity) error."
     let mut world = World::with(|setup| (setup.turn.port_min, setup.turn.port_max) = (50_001, 50_002));
     assert_eq!(even(&mut world, &mut Client::new("198.51.100.1:1000"), 0x80).result(), Err(508));
     assert_eq!(even(&mut world, &mut Client::new("198.51.100.1:1000"), 0x00).relay().port(), 50_002);
