@@ -22,7 +22,7 @@ use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
 use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
-use crate::net::socket::{OpenError, UdpOptions, open_tcp_listener, open_udp_listeners};
+use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::service_manager;
 use crate::turn::{PeerPolicy, Policy, Server, Shared, WorkerId};
@@ -149,8 +149,8 @@ impl Sockets {
         for listener in &settings.listeners {
             match listener.kind {
                 ListenerKind::Udp => {
-                    let group = open_udp_listeners(listener.address, workers, &UdpOptions::LISTENER)
-                        .map_err(Failure::Listener)?;
+                    let open = || open_udp_listeners(listener.address, workers, &UdpOptions::LISTENER);
+                    let group = patiently(open).map_err(Failure::Listener)?;
                     for (worker, socket) in sockets.udp.iter_mut().zip(group) {
                         worker.push(socket);
                     }
@@ -163,6 +163,20 @@ impl Sockets {
         }
         Ok(sockets)
     }
+}
+
+/// Tries again for a moment when the port is in use: after a daemon was killed, the kernel takes milliseconds to let go
+/// of the sockets of its io_uring.
+fn patiently<T>(open: impl Fn() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    const TRIES: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(50);
+    for _ in 1..TRIES {
+        match open() {
+            Err(error) if error.reason == Reason::InUse => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    open()
 }
 
 /// The workers' threads.

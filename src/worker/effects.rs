@@ -61,23 +61,31 @@ impl<D: Datagrams> Worker<D> {
             Some(socket) => socket,
             None => self.bind(address)?,
         };
-        if hold_next {
-            let mut next = address.socket_addr();
-            next.set_port(address.port() + 1);
-            let next = RelayedAddr::new(next);
-            let socket = self.bind(next)?;
-            self.held.hold(next, socket);
-        }
+        let next = match hold_next {
+            true => Some(self.bind_next(address)?),
+            false => None,
+        };
         let key = self.datagrams.add(Socket::Relay(relay).token(), Role::Relay, socket).map_err(|error| {
             warn!(%address, %error, "cannot watch a relay socket");
             Refusal::Exhausted
         })?;
+        if let Some((next, socket)) = next {
+            self.held.hold(next, socket);
+        }
         let index = relay.index();
         if index >= self.relays.len() {
             self.relays.resize(index + 1, None);
         }
         self.relays[index] = Some(RelaySocket { id: relay, key });
         Ok(())
+    }
+
+    /// The socket of the next-higher port, for a reservation.
+    fn bind_next(&mut self, address: RelayedAddr) -> Result<(RelayedAddr, UdpSocket), Refusal> {
+        let mut next = address.socket_addr();
+        next.set_port(address.port() + 1);
+        let next = RelayedAddr::new(next);
+        Ok((next, self.bind(next)?))
     }
 
     fn bind(&mut self, address: RelayedAddr) -> Result<UdpSocket, Refusal> {

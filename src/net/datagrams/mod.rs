@@ -75,7 +75,7 @@ pub trait Datagrams: Sized {
     /// Serves a socket from now on. Fails for want of memory or descriptors.
     fn add(&mut self, token: Token, role: Role, socket: UdpSocket) -> io::Result<SocketKey>;
 
-    /// Sends what is pushed for the socket and closes it; [`Arrival::Closed`] tells when that is done.
+    /// Sends what is pushed for the socket and closes it; [`Arrival::Closed`] tells of it.
     fn remove(&mut self, key: SocketKey);
 
     /// The socket behind a key.

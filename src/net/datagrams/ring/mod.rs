@@ -12,7 +12,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use self::buffers::{BUFFERS, Buffers, GROUP};
@@ -26,6 +26,8 @@ const SUBMISSIONS: u32 = 512;
 const COMPLETIONS: u32 = 8192;
 /// Copies of one turn.
 const COPIES_BYTES: usize = 16 << 16;
+/// System calls that a cancelled receive is given to end: each runs some of the kernel's outstanding work.
+const CANCEL_TURNS: usize = 64;
 /// Completions worth a wake-up before a rest is over.
 const ENOUGH: usize = 128;
 
@@ -49,6 +51,8 @@ pub struct RingDatagrams {
     /// Buffers that the turn has seen.
     used: Vec<u16>,
     closed: VecDeque<Token>,
+    /// The receive that is being cancelled.
+    ending: Option<Job>,
     sent: SendReport,
     poll_is_armed: bool,
     other_events: bool,
@@ -59,8 +63,8 @@ struct Entry {
     socket: UdpSocket,
     /// Tells the successive sockets of a key apart.
     generation: u32,
+    /// A receive is under way.
     is_armed: bool,
-    is_closing: bool,
 }
 
 /// A datagram that was submitted in this turn.
@@ -83,7 +87,6 @@ enum Job {
     Receive { key: u32, generation: u32 },
     Send(u32),
     Poll,
-    Cancel,
 }
 
 /// 24 bits beside the key and the kind.
@@ -95,7 +98,6 @@ impl Job {
             Self::Receive { key, generation } => u64::from(generation) << 34 | u64::from(key) << 2,
             Self::Send(index) => u64::from(index) << 2 | 1,
             Self::Poll => 2,
-            Self::Cancel => 3,
         }
     }
 
@@ -103,8 +105,7 @@ impl Job {
         match packed & 3 {
             0 => Self::Receive { key: (packed >> 2) as u32, generation: (packed >> 34) as u32 & GENERATION_MASK },
             1 => Self::Send((packed >> 2) as u32),
-            2 => Self::Poll,
-            _ => Self::Cancel,
+            _ => Self::Poll,
         }
     }
 }
@@ -140,6 +141,7 @@ impl RingDatagrams {
             taken: Vec::with_capacity(COMPLETIONS as usize),
             used: Vec::with_capacity(usize::from(BUFFERS)),
             closed: VecDeque::new(),
+            ending: None,
             sent: SendReport::default(),
             poll_is_armed: false,
             other_events: false,
@@ -162,9 +164,6 @@ impl RingDatagrams {
 
     fn arm(&mut self, key: SocketKey) {
         let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::as_mut) else { return };
-        if entry.is_closing {
-            return;
-        }
         entry.is_armed = true;
         let job = Job::Receive { key: key.0, generation: entry.generation };
         let fd = Fd(entry.socket.as_raw_fd());
@@ -190,7 +189,12 @@ impl RingDatagrams {
         let mut failed = 0;
         for completion in taken.drain(..) {
             match completion.job {
-                Job::Receive { .. } => self.completions.push_back(completion),
+                Job::Receive { .. } => {
+                    if self.ending == Some(completion.job) && !cqueue::more(completion.flags) {
+                        self.ending = None;
+                    }
+                    self.completions.push_back(completion);
+                }
                 Job::Send(index) => {
                     failed += 1;
                     again.extend(self.failed_send(index as usize, -completion.result));
@@ -199,7 +203,6 @@ impl RingDatagrams {
                     self.other_events = true;
                     self.poll_is_armed &= cqueue::more(completion.flags);
                 }
-                Job::Cancel => {}
             }
         }
         self.taken = taken;
@@ -222,6 +225,23 @@ impl RingDatagrams {
         None
     }
 
+    /// Ends a receive, so that closing its socket frees the port at once: until its last completion is there, the kernel
+    /// holds on to the socket.
+    fn cancel(&mut self, job: Job) {
+        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::user_data(job.pack()));
+        self.ending = Some(job);
+        for _ in 0..CANCEL_TURNS {
+            let at_once = Timespec::new();
+            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&at_once));
+            self.collect();
+            if self.ending.is_none() {
+                return;
+            }
+        }
+        // The port stays in use for a little longer.
+        self.ending = None;
+    }
+
     fn receive(&mut self, key: u32, generation: u32, completion: Completion) -> Option<Arrival> {
         let buffer = cqueue::buffer_select(completion.flags);
         self.used.extend(buffer);
@@ -231,10 +251,6 @@ impl RingDatagrams {
         let has_ended = !cqueue::more(completion.flags);
         if has_ended {
             entry.is_armed = false;
-            if entry.is_closing {
-                self.close(key);
-                return Some(Arrival::Closed(token));
-            }
             self.arm(SocketKey(key));
         }
         let Ok(filled) = usize::try_from(completion.result) else {
@@ -251,11 +267,6 @@ impl RingDatagrams {
             tos: contents.received.tos,
             truncated: contents.truncated,
         }))
-    }
-
-    fn close(&mut self, key: u32) {
-        self.sockets[key as usize] = None;
-        self.free.push(key);
     }
 
     fn copy(&mut self, destination: Destination, bytes: &[u8], retried: bool) {
@@ -307,23 +318,22 @@ impl Datagrams for RingDatagrams {
         });
         self.generation = (self.generation + 1) & GENERATION_MASK;
         let generation = self.generation;
-        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false, is_closing: false });
+        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false });
         self.arm(SocketKey(key));
         Ok(SocketKey(key))
     }
 
     fn remove(&mut self, key: SocketKey) {
         self.flush();
-        let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::as_mut) else { return };
-        entry.is_closing = true;
+        // What is queued to be armed must be known to the kernel before it can be cancelled.
+        self.submit();
+        let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::take) else { return };
         if entry.is_armed {
             let job = Job::Receive { key: key.0, generation: entry.generation };
-            let cancel = opcode::AsyncCancel::new(job.pack()).build().user_data(Job::Cancel.pack());
-            self.submit_entry(&cancel);
-        } else {
-            self.closed.push_back(entry.token);
-            self.close(key.0);
+            self.cancel(job);
         }
+        self.free.push(key.0);
+        self.closed.push_back(entry.token);
     }
 
     fn socket(&self, key: SocketKey) -> Option<&UdpSocket> {
@@ -419,9 +429,24 @@ impl Datagrams for RingDatagrams {
         }
         self.submit();
         self.collect();
+        if !self.sends.is_empty() {
+            // Those that are tried again, once.
+            self.submit();
+            self.collect();
+        }
     }
 
     fn sent(&self) -> SendReport {
         self.sent
+    }
+}
+
+impl Drop for RingDatagrams {
+    /// Has the kernel let go of the sockets before they close: it would do so late of its own accord, and their ports
+    /// would stay in use after the end of the daemon.
+    fn drop(&mut self) {
+        for key in 0..self.sockets.len() as u32 {
+            self.remove(SocketKey(key));
+        }
     }
 }
