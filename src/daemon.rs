@@ -1,4 +1,6 @@
-//! Start, stop and signals: the workers' threads, and the runtime that accepts, listens to signals and to systemd.
+//! Start, stop, reload and signals: the workers' threads, and the runtime that accepts, listens to signals and to systemd.
+
+mod reload;
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -13,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use self::reload::Reload;
 use crate::auth::Authenticator;
 use crate::config::{Loaded, Settings};
 use crate::net::accept::{self, Accept};
@@ -36,10 +39,11 @@ const WORKERS_MAX: usize = 256;
 
 /// Runs until told to stop. `ready` is called once everything is open.
 pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
-    match serve(&loaded, ready) {
+    let file = loaded.sources.file.clone();
+    match serve(loaded, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let source = loaded.sources.file.as_deref().unwrap_or(Path::new("the default configuration"));
+            let source = file.as_deref().unwrap_or(Path::new("the default configuration"));
             error!("ferryd stops: {error}");
             eprintln!("error: {}: {error}", source.display());
             ExitCode::FAILURE
@@ -71,8 +75,8 @@ fn host(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |source| Failure::Host { what, source }
 }
 
-fn serve(loaded: &Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
-    let settings = &loaded.settings;
+fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
+    let settings = &loaded.settings.clone();
     tell_descriptors();
     let tls = load_tls(settings)?;
     let workers = worker_count(settings);
@@ -82,7 +86,7 @@ fn serve(loaded: &Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> 
     let (ended, mut endings) = mpsc::unbounded_channel();
     let crew = Crew::start(settings, workers, sockets.udp, ended)?;
     let result = runtime.block_on(async {
-        let mut stop = StopSignals::new().map_err(host("listen to signals"))?;
+        let mut signals = Signals::new().map_err(host("listen to signals"))?;
         let admission = Admission::new(settings.accept);
         let next = Arc::new(AtomicUsize::new(0));
         for (listener, accept) in sockets.streams {
@@ -100,13 +104,19 @@ fn serve(loaded: &Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> 
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
         tokio::spawn(watchdog(crew.handles.clone()));
-        tokio::select! {
-            name = stop.next() => {
-                info!(signal = name, "stopping");
-                service_manager::stopping("ending allocations");
-                Ok(())
+        let mut reload = Reload { loaded, tls, admission };
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Reload => reload.run(&crew),
+                    Signal::Stop(name) => {
+                        info!(signal = name, "stopping");
+                        service_manager::stopping("ending allocations");
+                        return Ok(());
+                    }
+                },
+                Some(worker) = endings.recv() => return Err(Failure::WorkerEnded(worker)),
             }
-            Some(worker) = endings.recv() => Err(Failure::WorkerEnded(worker)),
         }
     });
     crew.stop();
@@ -155,11 +165,7 @@ impl Crew {
         listeners: Vec<Vec<UdpSocket>>,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
-        let policy = Policy {
-            settings: Arc::new(settings.turn.clone()),
-            authenticator: Arc::new(Authenticator::new(&settings.auth)),
-            peers: Arc::new(PeerPolicy::new(&settings.turn)),
-        };
+        let policy = policy(settings);
         let shared = Arc::new(Shared::new(&settings.turn));
         let held = HeldSockets::default();
         let mailboxes: io::Result<Vec<_>> = (0..workers).map(|_| WorkerHandle::new()).collect();
@@ -198,6 +204,15 @@ impl Crew {
             // A worker that has panicked has said so, and there is nothing left to wait for.
             let _ = thread.join();
         }
+    }
+}
+
+/// What workers judge by.
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        settings: Arc::new(settings.turn.clone()),
+        authenticator: Arc::new(Authenticator::new(&settings.auth)),
+        peers: Arc::new(PeerPolicy::new(&settings.turn)),
     }
 }
 
@@ -251,21 +266,34 @@ fn tell_descriptors() {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+/// What the daemon is told by a signal.
+enum Signal {
+    /// SIGHUP.
+    Reload,
+    /// SIGTERM or SIGINT, by name.
+    Stop(&'static str),
 }
 
-impl StopSignals {
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Signal::Reload,
         }
     }
 }

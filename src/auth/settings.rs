@@ -6,7 +6,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// The credentials that are accepted, and how nonces are made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The REALM of every challenge, after OpaqueString preparation.
     pub realm: String,
@@ -26,7 +26,7 @@ impl Settings {
 }
 
 /// A user who is named in the configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The username after OpaqueString preparation.
     pub name: String,
@@ -35,7 +35,7 @@ pub struct User {
 }
 
 /// What proves a static user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserCredential {
     /// A password, after OpaqueString preparation.
     Password(Secret),
@@ -44,7 +44,7 @@ pub enum UserCredential {
 }
 
 /// A secret from which the passwords of time-limited users are derived.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedSecret {
     pub secret: Secret,
     pub algorithm: SecretAlgorithm,

@@ -4,12 +4,13 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, reload};
 
 /// The log as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,18 +79,40 @@ enum Sink {
     Other,
 }
 
+/// The filter in use, for a level that changes while the daemon runs.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Begins to write events to standard error. Later calls change nothing.
 pub fn start(settings: Settings) {
-    let _ = tracing::subscriber::set_global_default(subscriber(settings, sink(), std::io::stderr));
+    let (subscriber, filter) = subscriber(settings, sink(), std::io::stderr);
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        let _ = FILTER.set(filter);
+    }
 }
 
-fn subscriber<W>(settings: Settings, sink: Sink, writer: W) -> impl Subscriber + Send + Sync
+/// Writes events of this level and above from now on, once the log has started.
+pub fn set_level(level: Level) {
+    if let Some(handle) = FILTER.get() {
+        // Fails only when the subscriber is gone, which a global one never is.
+        let _ = handle.reload(filter(level));
+    }
+}
+
+/// Libraries speak up from warnings on, ferryd from the level that is set.
+fn filter(level: Level) -> EnvFilter {
+    let others = if level == Level::Error { "error" } else { "warn" };
+    EnvFilter::new(format!("{others},ferryd={}", level.name()))
+}
+
+fn subscriber<W>(
+    settings: Settings,
+    sink: Sink,
+    writer: W,
+) -> (impl Subscriber + Send + Sync, reload::Handle<EnvFilter, Registry>)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // Libraries speak up from warnings on, ferryd from the level that is set.
-    let others = if settings.level == Level::Error { "error" } else { "warn" };
-    let filter = EnvFilter::new(format!("{others},ferryd={}", settings.level.name()));
+    let (filter, handle) = reload::Layer::new(filter(settings.level));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let layer = match (settings.format, sink) {
         (Format::Json, Sink::Journal | Sink::Terminal | Sink::Other) => {
@@ -101,7 +124,7 @@ where
         (Format::Text, Sink::Terminal) => layer.with_ansi(true).boxed(),
         (Format::Text, Sink::Other) => layer.with_ansi(false).boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(layer)
+    (tracing_subscriber::registry().with(filter).with(layer), handle)
 }
 
 fn sink() -> Sink {
@@ -163,7 +186,7 @@ mod tests {
         let buffer = Buffer::default();
         let settings = Settings { level, format };
         let make = buffer.clone();
-        tracing::subscriber::with_default(subscriber(settings, sink, move || make.clone()), || {
+        tracing::subscriber::with_default(subscriber(settings, sink, move || make.clone()).0, || {
             tracing::error!(port = 3478, "stopped");
             tracing::info!("started");
             tracing::info!(target: "rustls", "chatter");

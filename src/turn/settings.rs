@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::address::Family;
 
 /// The relay as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where relay sockets are bound. The first of each family is used first; further ones are chosen at random.
     pub relay_addresses: Vec<RelayAddress>,
@@ -59,7 +59,7 @@ impl RelayAddress {
 }
 
 /// Which peers may be reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerSettings {
     /// Ranges that are reachable although the built-in list denies them.
     pub allow: Vec<IpNet>,
@@ -74,7 +74,7 @@ pub struct PeerSettings {
 }
 
 /// Bounds on what clients can make the server hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Allocations of one named user; time-limited users without a name are not counted. 0 is no limit.
     pub allocations_per_user: u32,
