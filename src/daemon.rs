@@ -21,13 +21,14 @@ use crate::config::{Loaded, Settings};
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
+use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
 use crate::net::socket::{OpenError, UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::service_manager;
 use crate::turn::{PeerPolicy, Policy, Server, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
-use crate::worker::settings::ListenerKind;
+use crate::worker::settings::{Backend, ListenerKind};
 use crate::worker::{Clock, Command, HeldSockets, Parts, Report, Worker, WorkerHandle};
 
 /// Connections that the kernel completes before they are accepted.
@@ -172,16 +173,21 @@ impl Crew {
         let mailboxes = mailboxes.map_err(host("make a worker's mailbox"))?;
         let wakers: Vec<_> = mailboxes.iter().map(|(_, _, wake)| Arc::clone(wake)).collect();
         let rings = Neighbours::mesh(&wakers);
+        let backend = backend(settings);
         let mut crew = Self { handles: Vec::new(), threads: Vec::new() };
         for (index, (((handle, commands, wake), listeners), neighbours)) in
             mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
         {
             let (id, now) = (WorkerId(index as u8), Clock.now().instant);
             let server = Server::new(policy.clone(), Arc::clone(&shared), id, random_seed()?, now);
-            let parts = Parts { server, listeners, commands, wake, neighbours, held: held.clone() };
-            let worker = Worker::new(parts).map_err(host("start a worker"))?;
+            let parts =
+                Parts { settings: settings.worker, server, listeners, commands, wake, neighbours, held: held.clone() };
+            let thread = match backend {
+                Backend::IoUring => spawn(index, parts, RingDatagrams::new(), ended.clone())?,
+                Backend::Auto | Backend::Epoll => spawn(index, parts, EpollDatagrams::new(), ended.clone())?,
+            };
             crew.handles.push(handle);
-            crew.threads.push(spawn(index, worker, ended.clone())?);
+            crew.threads.push(thread);
         }
         Ok(crew)
     }
@@ -226,7 +232,14 @@ impl Drop for EndNotice {
     }
 }
 
-fn spawn(index: usize, worker: Worker, ended: mpsc::UnboundedSender<usize>) -> Result<JoinHandle<()>, Failure> {
+fn spawn<D: Datagrams + Send + 'static>(
+    index: usize,
+    parts: Parts,
+    datagrams: io::Result<D>,
+    ended: mpsc::UnboundedSender<usize>,
+) -> Result<JoinHandle<()>, Failure> {
+    let datagrams = datagrams.map_err(host("set the data path up; data-path.backend chooses another one"))?;
+    let worker = Worker::new(parts, datagrams).map_err(host("start a worker"))?;
     let notice = EndNotice(index, ended);
     let body = move || {
         let _notice = notice;
@@ -235,6 +248,22 @@ fn spawn(index: usize, worker: Worker, ended: mpsc::UnboundedSender<usize>) -> R
         }
     };
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(host("start a worker's thread"))
+}
+
+/// Chooses what serves the datagrams, and says why it is not io_uring.
+fn backend(settings: &Settings) -> Backend {
+    let chosen = match settings.worker.backend {
+        Backend::Auto => match RingDatagrams::new() {
+            Ok(_) => Backend::IoUring,
+            Err(error) => {
+                info!(%error, "io_uring cannot be used, epoll serves");
+                Backend::Epoll
+            }
+        },
+        named @ (Backend::Epoll | Backend::IoUring) => named,
+    };
+    info!(backend = ?chosen, "data path");
+    chosen
 }
 
 fn random_seed() -> Result<[u8; 32], Failure> {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 mod certificate;
 mod credentials;
@@ -37,7 +38,7 @@ use problem::{At, Report};
 use section::{Entry, Section};
 
 use crate::observe::logs;
-use crate::worker::settings::ListenerKind;
+use crate::worker::settings::{self as worker, ListenerKind};
 
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -144,6 +145,7 @@ fn read(
     let (mut turn, accept) = relay::read(&mut root, host, report);
     let udp = listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
+    let worker = read_data_path(root.section("data-path", report), report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
     let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };
@@ -153,7 +155,7 @@ fn read(
 
     let (tls, certificates): (Vec<_>, Vec<_>) = tls.into_iter().unzip();
     Loaded {
-        settings: Settings { auth, turn, listeners, tls, workers, state_directory, log, accept },
+        settings: Settings { auth, turn, listeners, tls, workers, worker, state_directory, log, accept },
         sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
         secret_origin,
         nonce_key_forgotten,
@@ -166,6 +168,15 @@ fn read(
 fn systemd_directory(environment: &Environment, variable: &str) -> Option<PathBuf> {
     let first = environment.get(variable)?.split(':').next()?;
     (!first.is_empty()).then(|| PathBuf::from(first))
+}
+
+fn read_data_path(mut section: Section, report: &mut Report) -> worker::Settings {
+    let default = worker::Settings::default();
+    let backend = section.word("backend", &worker::Backend::NAMES, report).map_or(default.backend, |entry| entry.value);
+    let delay: Option<Entry<u32>> = section.number("wake-up-delay-max-us", 0..=10_000, report);
+    section.finish(report);
+    let wake_up_delay_max = delay.map_or(default.wake_up_delay_max, |entry| Duration::from_micros(entry.value.into()));
+    worker::Settings { backend, wake_up_delay_max }
 }
 
 fn read_log(mut log: Section, report: &mut Report) -> logs::Settings {

@@ -10,6 +10,7 @@ mod effects;
 mod handle;
 mod held;
 pub mod neighbours;
+mod pace;
 mod packet_loop;
 mod routes;
 pub mod settings;

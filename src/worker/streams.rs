@@ -6,6 +6,7 @@ use super::packet_loop::Worker;
 use super::routes::{ConnectionId, Socket, Way};
 use super::udp::Body;
 use crate::net::accept::Established;
+use crate::net::datagrams::Datagrams;
 use crate::net::poll::{Event, Interest};
 use crate::net::stream::{Connection, Fill, QueueLimits};
 use crate::stun::framing::frame_len;
@@ -23,13 +24,13 @@ enum Framing {
     Lost,
 }
 
-impl Worker {
+impl<D: Datagrams> Worker<D> {
     /// Takes an established stream over.
     pub(super) fn add_stream(&mut self, now: Now, established: Established) {
         let id = self.streams.insert(Connection::new(established, QueueLimits::default()));
         let Some((stream, _)) = self.streams.get_mut(id) else { return };
         let token = Socket::Connection(id).token();
-        if let Err(error) = self.poll.add(&stream.connection, token, Interest::Both, true) {
+        if let Err(error) = self.datagrams.poll().add(&stream.connection, token, Interest::Both, true) {
             debug!(%error, "cannot watch a stream");
             self.streams.remove(id);
             return;
@@ -102,6 +103,7 @@ impl Worker {
                 self.forward(now, forward, Body::Bytes(message), 0);
             }
             self.carry_out_effects(now);
+            self.packets += 1;
             received.consume(len);
         };
         if let Some((stream, buffers)) = self.streams.get_mut(id) {
