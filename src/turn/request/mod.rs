@@ -75,8 +75,8 @@ impl Server {
     fn request(&mut self, now: Now, client: &FiveTuple, route: Route, message: Message<'_>) -> Outcome {
         let method = message.method();
         let mut envelope = Envelope::new(*client, route, &message);
-        let live = self.table.find(client);
-        let held = live.and_then(|id| self.table.get(id)).map(|allocation| &allocation.credentials);
+        let live = self.table.find(client).and_then(|id| self.table.get(id));
+        let held = live.filter(|allocation| allocation.lives(now.instant)).map(|allocation| &allocation.credentials);
         let authenticated = match self.authenticator.authenticate(&message, client, held, now.unix_seconds) {
             Ok(authenticated) => authenticated,
             Err(error) => return self.challenge(now, &envelope, &message, error),
@@ -144,8 +144,7 @@ impl Server {
     fn allocation_of(&self, request: &Request<'_>) -> Result<AllocationId, Rejection> {
         let id = self.table.find(&request.envelope.client).ok_or(ErrorCode::AllocationMismatch)?;
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
-        let lives = allocation.expires_at().is_some_and(|expires_at| request.now.instant < expires_at);
-        if allocation.opening.is_some() || !lives {
+        if allocation.opening.is_some() || !allocation.lives(request.now.instant) {
             return Err(ErrorCode::AllocationMismatch.into());
         }
         if allocation.credentials.username != request.credentials.username {
