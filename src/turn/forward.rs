@@ -1,4 +1,4 @@
-//! Application data both ways. [hot]: nothing here allocates.
+//! Application data both ways. Hot: nothing here allocates.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Datagrams: from clients, from peers, and to both. [hot]
+//! Datagrams: from clients, from peers, and to both. Hot.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
