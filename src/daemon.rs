@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use self::reload::Reload;
 use crate::auth::Authenticator;
 use crate::config::{Loaded, Settings, Sources};
+use crate::control::metrics::{self, TakeSnapshot};
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
@@ -24,6 +25,7 @@ use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
+use crate::observe::metrics::Snapshot;
 use crate::service_manager;
 use crate::turn::{PeerPolicy, Policy, Server, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
@@ -53,6 +55,7 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
 #[derive(Debug)]
 enum Failure {
     Listener(OpenError),
+    Metrics(OpenError),
     Tls(TlsError),
     Host { what: &'static str, source: io::Error },
     WorkerEnded(usize),
@@ -62,6 +65,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Listener(error) => write!(f, "listener: {error}, {}", error.remedy()),
+            Self::Metrics(error) => write!(f, "metrics.address: {error}, expected a free port; {}", error.remedy()),
             Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
             Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
@@ -77,7 +81,7 @@ impl Failure {
             Self::Listener(_) if sources.variables.iter().any(|name| name == "FERRYD_LISTENER") => {
                 Some("environment variable FERRYD_LISTENER".to_owned())
             }
-            Self::Listener(_) | Self::Tls(_) => file(),
+            Self::Listener(_) | Self::Metrics(_) | Self::Tls(_) => file(),
             Self::Host { .. } | Self::WorkerEnded(_) => None,
         };
         place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
@@ -113,6 +117,14 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
         for listener in &settings.listeners {
             info!(address = %listener.address, kind = ?listener.kind, "listening");
         }
+        if let Some(listener) = sockets.metrics {
+            let take = crew.snapshots(&admission, tls.as_ref());
+            tokio::spawn(async move {
+                if let Err(error) = metrics::serve(listener, take).await {
+                    error!(%error, "the metrics page ended");
+                }
+            });
+        }
         info!(workers, "ferryd is ready");
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
@@ -141,11 +153,12 @@ struct Sockets {
     /// By worker, then by listener.
     udp: Vec<Vec<UdpSocket>>,
     streams: Vec<(TcpListener, Accept)>,
+    metrics: Option<TcpListener>,
 }
 
 impl Sockets {
     fn open(settings: &Settings, workers: usize) -> Result<Self, Failure> {
-        let mut sockets = Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new() };
+        let mut sockets = Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new(), metrics: None };
         for listener in &settings.listeners {
             match listener.kind {
                 ListenerKind::Udp => {
@@ -160,6 +173,9 @@ impl Sockets {
                     sockets.streams.push((socket, accept));
                 }
             }
+        }
+        if let Some(address) = settings.metrics {
+            sockets.metrics = Some(open_tcp_listener(address, BACKLOG).map_err(Failure::Metrics)?);
         }
         Ok(sockets)
     }
@@ -181,6 +197,7 @@ fn patiently<T>(open: impl Fn() -> Result<T, OpenError>) -> Result<T, OpenError>
 
 /// The workers' threads.
 struct Crew {
+    shared: Arc<Shared>,
     handles: Vec<WorkerHandle>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -200,7 +217,7 @@ impl Crew {
         let wakers: Vec<_> = mailboxes.iter().map(|(_, _, wake)| Arc::clone(wake)).collect();
         let rings = Neighbours::mesh(&wakers);
         let backend = backend(settings);
-        let mut crew = Self { handles: Vec::new(), threads: Vec::new() };
+        let mut crew = Self { shared: Arc::clone(&shared), handles: Vec::new(), threads: Vec::new() };
         for (index, (((handle, commands, wake), listeners), neighbours)) in
             mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
         {
@@ -226,6 +243,21 @@ impl Crew {
             // A worker that is gone ends the daemon; the stream closes on drop.
             handles[index].tell(Command::Serve(Box::new(established)));
         }
+    }
+
+    /// Takes snapshots of the daemon for the metrics page.
+    fn snapshots(&self, admission: &Arc<Admission>, tls: Option<&TlsAcceptConfig>) -> TakeSnapshot {
+        let (handles, shared) = (self.handles.clone(), Arc::clone(&self.shared));
+        let (admission, tls) = (Arc::clone(admission), tls.cloned());
+        Arc::new(move || {
+            let now = i64::try_from(Clock.now().unix_seconds).unwrap_or(i64::MAX);
+            Some(Snapshot {
+                workers: reports(&handles)?,
+                shared: Arc::clone(&shared),
+                admission: Arc::clone(&admission),
+                certificates: tls.as_ref().map(|tls| tls.status(now)).unwrap_or_default(),
+            })
+        })
     }
 
     fn stop(self) {

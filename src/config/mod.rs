@@ -4,6 +4,7 @@
 //! `relay.port-min`). An unknown key or a bad value is a [`Problem`]; all of them are listed, and then nothing starts.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -146,6 +147,7 @@ fn read(
     let udp = listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
     let worker = read_data_path(root.section("data-path", report), report);
+    let metrics = read_metrics(root.section("metrics", report), report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
     let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };
@@ -155,7 +157,7 @@ fn read(
 
     let (tls, certificates): (Vec<_>, Vec<_>) = tls.into_iter().unzip();
     Loaded {
-        settings: Settings { auth, turn, listeners, tls, workers, worker, state_directory, log, accept },
+        settings: Settings { auth, turn, listeners, tls, workers, worker, state_directory, log, accept, metrics },
         sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
         secret_origin,
         nonce_key_forgotten,
@@ -177,6 +179,18 @@ fn read_data_path(mut section: Section, report: &mut Report) -> worker::Settings
     section.finish(report);
     let wake_up_delay_max = delay.map_or(default.wake_up_delay_max, |entry| Duration::from_micros(entry.value.into()));
     worker::Settings { backend, wake_up_delay_max }
+}
+
+fn read_metrics(mut section: Section, report: &mut Report) -> Option<SocketAddr> {
+    let address = section.text("address", report).filter(|entry| !entry.value.is_empty());
+    section.finish(report);
+    let Entry { value, at } = address?;
+    let parsed = value.parse().ok();
+    if parsed.is_none() {
+        let remedy = "write \"127.0.0.1:9641\", or \"\" for no metrics page";
+        report.problem(at.problem(format!("found \"{value}\""), "an address with a port", remedy));
+    }
+    parsed
 }
 
 fn read_log(mut log: Section, report: &mut Report) -> logs::Settings {

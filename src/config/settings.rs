@@ -1,5 +1,6 @@
 //! The daemon's settings, room by room.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use crate::net::certificate::CertificateFiles;
@@ -22,6 +23,8 @@ pub struct Settings {
     pub state_directory: Option<PathBuf>,
     pub log: logs::Settings,
     pub accept: AcceptLimits,
+    /// Where the metrics page is served; nowhere unless set.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Settings {

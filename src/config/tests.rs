@@ -140,11 +140,15 @@ fn a_host_without_routes_relays_on_loopback() {
 
 #[test]
 fn every_problem_is_listed_not_only_the_first() {
-    let found = problems(
+    let mut found = problems(
         "realm = 5\nworkers = \"many\"\nlisten = 1\n\
          [relay]\nport-mni = 1\nport-max = 99999\nlifetime-max = \"2 weeks\"\n\
          [peers]\nallow = [\"10.0.0.5/8\", \"intranet\"]\n[log]\nlevel = \"inof\"\n",
     );
+    // The keys of the whole file, which grow.
+    let unknown = found.pop().unwrap();
+    assert!(unknown.starts_with("f: listen: unknown key, expected one of state-directory, "), "{unknown}");
+    assert!(unknown.ends_with("; did you mean listener?"), "{unknown}");
     assert_eq!(
         found,
         [
@@ -162,8 +166,6 @@ fn every_problem_is_listed_not_only_the_first() {
             "f: log.level: found \"inof\", expected one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"; did \
              you mean \"info\"?",
             "f: realm: found 5, expected a text; put it in quotes",
-            "f: listen: unknown key, expected one of state-directory, workers, tls, listener, relay, peers, limits, \
-             compatibility, data-path, log, realm, auth; did you mean listener?",
         ]
     );
 }

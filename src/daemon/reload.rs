@@ -81,6 +81,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
     let mut keep = |name, differs: bool| kept.extend(differs.then_some(name));
     keep("listener", new.listeners != old.listeners);
     keep("workers", new.workers != old.workers);
+    keep("metrics.address", new.metrics != old.metrics);
     keep("data-path", new.worker != old.worker);
     keep("relay.addresses", new.turn.relay_addresses != old.turn.relay_addresses);
     let ports = |settings: &Settings| (settings.turn.port_min, settings.turn.port_max);
@@ -91,6 +92,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
         warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
     }
     new.listeners.clone_from(&old.listeners);
+    new.metrics = old.metrics;
     (new.workers, new.worker) = (old.workers, old.worker);
     new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
     (new.turn.port_min, new.turn.port_max) = ports(old);

@@ -52,6 +52,10 @@ impl Config {
         config.set("relay.addresses", format!("[\"{}\"]", config.ip));
         config.set("auth.user", format!("[{{ name = \"{ALICE}\", password = \"{PASSWORD}\" }}]"));
         config.set("peers.allow", "[\"127.0.0.0/8\", \"::1\"]");
+        // The same tests run on every back end: tests/run sets it.
+        if let Ok(backend) = std::env::var("FERRY_TEST_BACKEND") {
+            config.text("data-path.backend", backend);
+        }
         config
     }
 
@@ -158,6 +162,17 @@ impl Ferryd {
     pub(crate) fn verb(&self, arguments: &[&str]) -> Ended {
         let path = self.config.directory.join("ferryd.toml");
         Process::spawn(command(&["--config", path.to_str().unwrap()]).args(arguments)).end()
+    }
+
+    /// Has it read its configuration again, after a change, and waits until it says what came of it.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Config)) -> String {
+        change(&mut self.config);
+        self.config.write();
+        let before = self.log().len();
+        self.process.signal(libc::SIGHUP);
+        let told = |log: &str| log.contains("configuration read again") || log.contains("stays as it was");
+        wait_until("the reload", || told(&self.log()[before..]));
+        self.log()[before..].to_owned()
     }
 
     /// Stops it as Ctrl-C in its terminal does.

@@ -18,9 +18,11 @@ mod credentials;
 mod first_run;
 mod lifetimes;
 mod listeners;
+mod metrics;
 #[cfg(feature = "probe")]
 mod probe;
 mod relaying;
+mod reload;
 mod secrecy;
 mod service_manager;
 mod settings;

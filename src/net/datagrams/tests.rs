@@ -18,7 +18,11 @@ macro_rules! on_both {
             $(#[test] fn $name() { super::$name(super::EpollDatagrams::new().unwrap()); })*
         }
         mod ring_backend {
-            $(#[test] fn $name() { super::$name(super::RingDatagrams::new().unwrap()); })*
+            $(#[test] fn $name() {
+                if let Some(ring) = super::ring() {
+                    super::$name(ring);
+                }
+            })*
         }
     };
 }
@@ -35,6 +39,18 @@ on_both! {
     patience_ends_the_wait
     a_rest_collects_what_comes
     a_wildcard_listener_tells_and_keeps_the_address_that_was_asked
+}
+
+/// Where the kernel has no such io_uring the daemon uses epoll, and so says the test; CI has one.
+fn ring() -> Option<RingDatagrams> {
+    match RingDatagrams::new() {
+        Ok(ring) => Some(ring),
+        Err(error) if std::env::var_os("CI").is_none() => {
+            eprintln!("NOT TESTED: io_uring cannot be used here ({error})");
+            None
+        }
+        Err(error) => panic!("io_uring cannot be used here: {error}"),
+    }
 }
 
 /// Turns until `done` has seen what it wants.
