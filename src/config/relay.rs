@@ -41,6 +41,7 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
         limits,
         software: Some(format!("ferryd {}", env!("CARGO_PKG_VERSION"))),
         channels_above_4fff,
+        nat_behavior: None,
     };
     (settings, accept)
 }
@@ -85,7 +86,7 @@ impl Entry<IpAddr> {
     }
 }
 
-fn refuse_twice(entries: &[Entry<IpAddr>], report: &mut Report) {
+pub(super) fn refuse_twice(entries: &[Entry<IpAddr>], report: &mut Report) {
     for (index, entry) in entries.iter().enumerate() {
         if entries[..index].iter().any(|earlier| earlier.value == entry.value) {
             report.problem(entry.at.problem(
@@ -97,7 +98,7 @@ fn refuse_twice(entries: &[Entry<IpAddr>], report: &mut Report) {
     }
 }
 
-fn family_name(family: Family) -> &'static str {
+pub(super) fn family_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
@@ -115,7 +116,7 @@ fn default_addresses(host: &HostFacts) -> Vec<IpAddr> {
     [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), v6].into_iter().flatten().collect()
 }
 
-fn parse_bind(text: &str, at: &At, host: &HostFacts, report: &mut Report) -> Option<IpAddr> {
+pub(super) fn parse_bind(text: &str, at: &At, host: &HostFacts, report: &mut Report) -> Option<IpAddr> {
     let address = parse_address(text, at, report)?;
     if !host.can_bind(address) {
         report.problem(at.problem(

@@ -163,7 +163,7 @@ fn every_problem_is_listed_not_only_the_first() {
              you mean \"info\"?",
             "f: realm: found 5, expected a text; put it in quotes",
             "f: listen: unknown key, expected one of state-directory, workers, tls, listener, relay, peers, limits, \
-             compatibility, data-path, log, realm, auth; did you mean listener?",
+             compatibility, extensions, data-path, log, realm, auth; did you mean listener?",
         ]
     );
 }

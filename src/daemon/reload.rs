@@ -80,6 +80,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
     let mut kept = Vec::new();
     let mut keep = |name, differs: bool| kept.extend(differs.then_some(name));
     keep("listener", new.listeners != old.listeners);
+    keep("extensions.nat-behavior", new.turn.nat_behavior != old.turn.nat_behavior);
     keep("workers", new.workers != old.workers);
     keep("relay.addresses", new.turn.relay_addresses != old.turn.relay_addresses);
     let ports = |settings: &Settings| (settings.turn.port_min, settings.turn.port_max);
@@ -90,6 +91,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
         warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
     }
     new.listeners.clone_from(&old.listeners);
+    new.turn.nat_behavior = old.turn.nat_behavior;
     new.workers = old.workers;
     new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
     (new.turn.port_min, new.turn.port_max) = ports(old);

@@ -11,6 +11,7 @@ pub mod framing;
 pub mod header;
 pub mod integrity;
 pub mod message;
+pub mod nat_behavior;
 
 pub use attribute::AttributeType;
 pub use builder::Builder;

@@ -15,6 +15,7 @@ mod icmp;
 mod lifecycle;
 mod messages;
 mod model;
+mod nat_behavior;
 mod neighbours;
 mod noise;
 mod peers;
