@@ -30,6 +30,7 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
     let (limits, accept) = read_limits(root.section("limits", report), report);
     let mut compatibility = root.section("compatibility", report);
     let channels_above_4fff = compatibility.truth("channels-above-4fff", report).is_some_and(|entry| entry.value);
+    let rfc3489 = compatibility.truth("rfc3489", report).is_some_and(|entry| entry.value);
     compatibility.finish(report);
     let settings = Settings {
         relay_addresses,
@@ -42,6 +43,7 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
         software: Some(format!("ferryd {}", env!("CARGO_PKG_VERSION"))),
         channels_above_4fff,
         nat_behavior: None,
+        rfc3489,
     };
     (settings, accept)
 }

@@ -6,6 +6,7 @@
 pub mod attribute;
 pub mod builder;
 pub mod channel_data;
+pub mod classic;
 pub mod error_code;
 pub mod framing;
 pub mod header;

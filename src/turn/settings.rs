@@ -29,6 +29,8 @@ pub struct Settings {
     pub channels_above_4fff: bool,
     /// NAT Behavior Discovery (RFC 5780).
     pub nat_behavior: Option<NatBehavior>,
+    /// Answers Binding requests of RFC 3489 clients, which have no magic cookie.
+    pub rfc3489: bool,
 }
 
 impl Settings {

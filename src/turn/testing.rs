@@ -16,5 +16,6 @@ pub(super) fn settings() -> Settings {
         software: Some("ferryd".to_owned()),
         channels_above_4fff: false,
         nat_behavior: None,
+        rfc3489: false,
     }
 }

@@ -8,6 +8,7 @@ mod authentication;
 mod binding;
 mod browsers;
 mod channel;
+mod classic;
 mod credentials;
 mod data;
 mod dual;

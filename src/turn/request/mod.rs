@@ -3,6 +3,7 @@
 mod allocate;
 mod binding;
 mod channel_bind;
+mod classic;
 mod create_permission;
 mod nat_behavior;
 mod refresh;
@@ -14,6 +15,7 @@ use super::reply::Envelope;
 use super::server::{Now, Server};
 use crate::address::FiveTuple;
 use crate::auth::{AuthError, Credentials};
+use crate::stun::message::ParseError;
 use crate::stun::{AttributeType, Class, ErrorCode, Message, Method};
 
 /// At most this many types are listed in UNKNOWN-ATTRIBUTES: the answer stays small whatever the request lists.
@@ -53,6 +55,9 @@ impl Server {
         let dropped = |reason| Err(Outcome::Dropped(reason));
         let message = match Message::parse(bytes) {
             Ok(message) => message,
+            Err(ParseError::NotStun) if self.settings.rfc3489 && classic::is_classic_transport(client.transport) => {
+                return Err(self.classic(client, route, bytes));
+            }
             Err(error) => return dropped(DropReason::Malformed(error)),
         };
         match (message.class(), message.method()) {

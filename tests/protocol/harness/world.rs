@@ -56,6 +56,7 @@ impl Setup {
                 software: Some("ferryd".to_owned()),
                 channels_above_4fff: false,
                 nat_behavior: None,
+                rfc3489: false,
             },
             auth: ferryd::auth::Settings {
                 realm: REALM.to_owned(),
