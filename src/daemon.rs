@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use self::reload::Reload;
 use crate::auth::Authenticator;
-use crate::config::{Loaded, Settings, Sources};
+use crate::config::{Loaded, Settings, Sources, Validity};
 use crate::control::metrics::{self, TakeSnapshot};
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
@@ -38,6 +38,21 @@ const BACKLOG: i32 = 1024;
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 /// Workers are numbered by a byte.
 const WORKERS_MAX: usize = 256;
+
+/// Logs what an operator should look at in a configuration that is about to be used.
+pub fn tell(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    for facts in &loaded.certificates {
+        match facts.validity(SystemTime::now()) {
+            Validity::Good(_) => {}
+            Validity::Soon(words) => warn!("{words}"),
+            // UDP and plain TCP are served all the same.
+            Validity::Refused(words) => error!("{words}"),
+        }
+    }
+}
 
 /// Runs until told to stop. `ready` is called once everything is open.
 pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::Args;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::welcome;
-use crate::config::{Loaded, StateAccess, Validity};
+use crate::config::{Loaded, StateAccess};
 use crate::daemon;
 use crate::observe::logs::{self, Level};
 
@@ -51,17 +50,7 @@ fn tell(loaded: &Loaded) {
         (Some(file), variables) => info!(file = %file.display(), variables, "configuration read"),
         (None, variables) => info!(variables, "no configuration file, defaults are used"),
     }
-    for warning in &loaded.warnings {
-        warn!("{warning}");
-    }
-    for facts in &loaded.certificates {
-        match facts.validity(SystemTime::now()) {
-            Validity::Good(_) => {}
-            Validity::Soon(words) => warn!("{words}"),
-            // UDP and plain TCP are served all the same.
-            Validity::Refused(words) => error!("{words}"),
-        }
-    }
+    daemon::tell(loaded);
     if !loaded.settings.serves_tls() {
         info!("TLS is off: set tls.certificate and tls.key to serve turns: URLs");
     }

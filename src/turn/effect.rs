@@ -47,7 +47,8 @@ impl Prefix {
 /// Everything but application data: to be drained after each `handle_*` and carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A STUN message to a client; its bytes are [`super::Server::reply_bytes`] until the queue is empty.
+    /// A STUN message to `client.client` from `client.server`, which are not those of the request where it asked for
+    /// others (RFC 5780 section 6.1); its bytes are [`super::Server::reply_bytes`] until the queue is empty.
     Reply { route: Route, client: FiveTuple, bytes: Range<usize> },
     /// Bind a relay socket, and hold the next-higher port where asked; then call `handle_relay_opened`. What failed is
     /// left closed, both sockets of a pair and a held one among them.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::nat_behavior::NatBehavior;
 use crate::address::Family;
 
 /// The relay as configured.
@@ -27,6 +28,10 @@ pub struct Settings {
     pub software: Option<String>,
     /// Accepts channel numbers 0x5000-0x7FFF, which RFC 5766 allowed and RFC 8656 does not.
     pub channels_above_4fff: bool,
+    /// NAT Behavior Discovery (RFC 5780).
+    pub nat_behavior: Option<NatBehavior>,
+    /// Answers Binding requests of RFC 3489 clients, which have no magic cookie.
+    pub rfc3489: bool,
 }
 
 impl Settings {

@@ -21,7 +21,9 @@ impl<D: Datagrams> Worker<D> {
             match effect {
                 Effect::Reply { route, client, bytes } => match Way::of(route) {
                     Way::Udp { listener, scope } => {
-                        if let Some(destination) = self.client(listener, scope, &client, 0) {
+                        let listener = self.listener_at(listener, client.server);
+                        let destination = listener.and_then(|listener| self.client(listener, scope, &client, 0));
+                        if let Some(destination) = destination {
                             self.datagrams.send_copy(destination, self.server.reply_bytes(bytes));
                         }
                     }

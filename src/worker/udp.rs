@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::connections::Message;
 use super::neighbours::Packet;
-use super::packet_loop::Worker;
+use super::packet_loop::{Listener, Worker};
 use super::routes::Way;
 use crate::address::{ClientAddr, FiveTuple, PeerAddr, ServerAddr, Transport};
 use crate::net::datagrams::{Datagram, Datagrams, Destination, SocketKey};
@@ -152,6 +152,20 @@ impl<D: Datagrams> Worker<D> {
         let listener = self.listeners.get(usize::from(listener))?;
         let source = listener.address.ip().is_unspecified().then(|| client.server.ip());
         Some(Destination { socket: listener.key, to: client_socket(client, scope), source, tos })
+    }
+
+    /// The listener that sends from `server`: the one that was asked, or this worker's socket of another one's group when
+    /// an answer leaves from an alternate address (RFC 5780 section 6.1).
+    pub(super) fn listener_at(&self, asked: u16, server: ServerAddr) -> Option<u16> {
+        let sends_from = |listener: &Listener| {
+            let (own, server) = (listener.address, server.socket_addr());
+            let any = own.ip().is_unspecified() && own.is_ipv4() == server.is_ipv4();
+            own.port() == server.port() && (any || own.ip() == server.ip())
+        };
+        if self.listeners.get(usize::from(asked)).is_some_and(sends_from) {
+            return Some(asked);
+        }
+        self.listeners.iter().position(sends_from).map(|index| index as u16)
     }
 
     /// Changes DF for what is sent from now on.
