@@ -133,11 +133,20 @@ pub(crate) struct Bench {
     pub(crate) fifo: bool,
     /// Scales counts of memory and the like down for a quick run.
     pub(crate) quick: bool,
+    pub(crate) shield: bool,
+    pub(crate) overload: f64,
 }
 
 impl Bench {
     pub(crate) fn new(options: &Options, server_core: usize) -> Self {
-        Self { seconds: options.seconds(), server_core, fifo: !options.no_fifo, quick: options.quick }
+        Self {
+            seconds: options.seconds(),
+            server_core,
+            fifo: !options.no_fifo,
+            quick: options.quick,
+            shield: options.shield,
+            overload: options.overload,
+        }
     }
 
     /// Measures a row with a fresh server; `None` where it does not apply.
@@ -145,7 +154,9 @@ impl Bench {
         if candidate.kind == Kind::Echo && !row.echo {
             return Ok(None);
         }
-        let server = Running::start(candidate, self.server_core)?;
+        // A quota does not hold what runs under SCHED_RR.
+        let shield = self.shield && row.name != overload::QUOTA.name;
+        let server = Running::start(candidate, self.server_core, shield)?;
         (row.run)(self, &server).map(Some)
     }
 
