@@ -105,7 +105,7 @@ fn binding(bench: &Bench, server: &Running) -> Result<Sample> {
         }
     }
     let watched = watch.result()?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     put_rate(&mut sample, &watched);
     sample.doubt_saturation("binding", &watched);
     Ok(sample)
@@ -130,7 +130,7 @@ fn allocations(bench: &Bench, server: &Running) -> Result<Sample> {
         clients.come_and_go(&ALLOCATE_AND_RELEASE, ALLOCATING_CLIENTS, &mut watch)?
     };
     let watched = watch.result()?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     put_rate(&mut sample, &watched);
     sample.doubt_saturation("allocations", &watched);
     if passed.resent > 0 {
@@ -146,7 +146,7 @@ fn allocations_tls(bench: &Bench, server: &Running) -> Result<Sample> {
         crate::legs::come_and_go(server, &ALLOCATE_AND_RELEASE, TLS_CLIENTS, &mut watch)?
     };
     let watched = watch.result()?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     put_rate(&mut sample, &watched);
     if let Some(version) = version {
         sample.put("TLS", version);

@@ -82,9 +82,15 @@ pub(crate) struct Sample {
     values: Vec<(&'static str, f64)>,
     /// What makes the figures doubtful.
     pub(crate) notes: Vec<String>,
+    /// Whether the server comes before other work on its core.
+    shielded: bool,
 }
 
 impl Sample {
+    fn new(bench: &Bench) -> Self {
+        Self { shielded: bench.shield, ..Self::default() }
+    }
+
     fn put(&mut self, metric: &'static str, value: f64) {
         self.values.push((metric, value));
     }
@@ -116,7 +122,8 @@ impl Sample {
     /// Doubts a measurement beside other work.
     fn doubt_core(&mut self, what: &str, watched: &Watched) {
         let others = (watched.usage.core_busy - watched.server_share()) * 100.0;
-        if others > 10.0 {
+        // What a shielded server leaves over is for whoever wants it.
+        if others > 10.0 && !self.shielded {
             self.notes.push(format!("{what}: {others:.0} % of the server's core went to other work than the server"));
         }
         let (steal, waited) = (watched.usage.core_steal * 100.0, watched.usage.generator_waited * 100.0);

@@ -65,7 +65,7 @@ fn overload(bench: &Bench, server: &Running, count: usize, per_second: f64) -> R
         let _real_time = bench.real_time();
         traffic.run(&load, bench.watch(server, 1.0), None)?
     };
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     let [up, down] = outcome.watched.counts;
     let sent: u64 = outcome.tallies.iter().map(|tally| tally.sent).sum();
     sample.put("delivered", outcome.watched.per_second(up + down));
@@ -85,7 +85,7 @@ fn flood(bench: &Bench, server: &Running) -> Result<Sample> {
         let _real_time = bench.real_time();
         traffic.run(&load, bench.watch(server, 1.0), Some(&mut flood))?
     };
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     sample.put("loss", loss(&outcome) * 100.0);
     sample.put("loss to peer", outcome.tallies[Way::Up as usize].loss() * 100.0);
     sample.put("loss to client", outcome.tallies[Way::Down as usize].loss() * 100.0);

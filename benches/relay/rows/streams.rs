@@ -34,7 +34,7 @@ pub(super) const TLS: Row = Row {
 
 fn streams(bench: &Bench, server: &Running, carrier: Carrier) -> Result<Sample> {
     let mut traffic = LegTraffic::set_up(server, carrier, CONNECTIONS)?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     for (way, cost, rate) in [(Way::Up, "to peer", "to peer, rate"), (Way::Down, "to client", "to client, rate")] {
         let _real_time = bench.real_time();
         let watched = traffic.run(way, bench.watch(server, 0.5))?;
