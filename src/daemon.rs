@@ -4,12 +4,11 @@ mod reload;
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -17,17 +16,20 @@ use tracing::{error, info, warn};
 
 use self::reload::Reload;
 use crate::auth::Authenticator;
-use crate::config::{Loaded, Settings};
+use crate::config::{Loaded, Settings, Sources, Validity};
+use crate::control::metrics::{self, TakeSnapshot};
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
+use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
-use crate::net::socket::{OpenError, UdpOptions, open_tcp_listener, open_udp_listeners};
+use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
+use crate::observe::metrics::Snapshot;
 use crate::service_manager;
 use crate::turn::{PeerPolicy, Policy, Server, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
-use crate::worker::settings::ListenerKind;
+use crate::worker::settings::{Backend, ListenerKind};
 use crate::worker::{Clock, Command, HeldSockets, Parts, Report, Worker, WorkerHandle};
 
 /// Connections that the kernel completes before they are accepted.
@@ -37,15 +39,28 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 /// Workers are numbered by a byte.
 const WORKERS_MAX: usize = 256;
 
+/// Logs what an operator should look at in a configuration that is about to be used.
+pub fn tell(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    for facts in &loaded.certificates {
+        match facts.validity(SystemTime::now()) {
+            Validity::Good(_) => {}
+            Validity::Soon(words) => warn!("{words}"),
+            // UDP and plain TCP are served all the same.
+            Validity::Refused(words) => error!("{words}"),
+        }
+    }
+}
+
 /// Runs until told to stop. `ready` is called once everything is open.
 pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
-    let file = loaded.sources.file.clone();
+    let sources = loaded.sources.clone();
     match serve(loaded, ready) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let source = file.as_deref().unwrap_or(Path::new("the default configuration"));
-            error!("ferryd stops: {error}");
-            eprintln!("error: {}: {error}", source.display());
+        Err(failure) => {
+            error!("ferryd stops: {}", failure.words(&sources));
             ExitCode::FAILURE
         }
     }
@@ -55,6 +70,7 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
 #[derive(Debug)]
 enum Failure {
     Listener(OpenError),
+    Metrics(OpenError),
     Tls(TlsError),
     Host { what: &'static str, source: io::Error },
     WorkerEnded(usize),
@@ -63,11 +79,27 @@ enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Listener(error) => write!(f, "listener: {error}"),
+            Self::Listener(error) => write!(f, "listener: {error}, {}", error.remedy()),
+            Self::Metrics(error) => write!(f, "metrics.address: {error}, expected a free port; {}", error.remedy()),
             Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
             Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
         }
+    }
+}
+
+impl Failure {
+    /// The failure, after the file or variable that an operator would change.
+    fn words(&self, sources: &Sources) -> String {
+        let file = || sources.file.as_ref().map(|file| file.display().to_string());
+        let place = match self {
+            Self::Listener(_) if sources.variables.iter().any(|name| name == "FERRYD_LISTENER") => {
+                Some("environment variable FERRYD_LISTENER".to_owned())
+            }
+            Self::Listener(_) | Self::Metrics(_) | Self::Tls(_) => file(),
+            Self::Host { .. } | Self::WorkerEnded(_) => None,
+        };
+        place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
     }
 }
 
@@ -100,6 +132,14 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
         for listener in &settings.listeners {
             info!(address = %listener.address, kind = ?listener.kind, "listening");
         }
+        if let Some(listener) = sockets.metrics {
+            let take = crew.snapshots(&admission, tls.as_ref());
+            tokio::spawn(async move {
+                if let Err(error) = metrics::serve(listener, take).await {
+                    error!(%error, "the metrics page ended");
+                }
+            });
+        }
         info!(workers, "ferryd is ready");
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
@@ -128,16 +168,17 @@ struct Sockets {
     /// By worker, then by listener.
     udp: Vec<Vec<UdpSocket>>,
     streams: Vec<(TcpListener, Accept)>,
+    metrics: Option<TcpListener>,
 }
 
 impl Sockets {
     fn open(settings: &Settings, workers: usize) -> Result<Self, Failure> {
-        let mut sockets = Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new() };
+        let mut sockets = Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new(), metrics: None };
         for listener in &settings.listeners {
             match listener.kind {
                 ListenerKind::Udp => {
-                    let group = open_udp_listeners(listener.address, workers, &UdpOptions::LISTENER)
-                        .map_err(Failure::Listener)?;
+                    let open = || open_udp_listeners(listener.address, workers, &UdpOptions::LISTENER);
+                    let group = patiently(open).map_err(Failure::Listener)?;
                     for (worker, socket) in sockets.udp.iter_mut().zip(group) {
                         worker.push(socket);
                     }
@@ -148,12 +189,30 @@ impl Sockets {
                 }
             }
         }
+        if let Some(address) = settings.metrics {
+            sockets.metrics = Some(open_tcp_listener(address, BACKLOG).map_err(Failure::Metrics)?);
+        }
         Ok(sockets)
     }
 }
 
+/// Tries again for a moment when the port is in use: after a daemon was killed, the kernel takes milliseconds to let go
+/// of the sockets of its io_uring.
+fn patiently<T>(open: impl Fn() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    const TRIES: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(50);
+    for _ in 1..TRIES {
+        match open() {
+            Err(error) if error.reason == Reason::InUse => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    open()
+}
+
 /// The workers' threads.
 struct Crew {
+    shared: Arc<Shared>,
     handles: Vec<WorkerHandle>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -172,16 +231,21 @@ impl Crew {
         let mailboxes = mailboxes.map_err(host("make a worker's mailbox"))?;
         let wakers: Vec<_> = mailboxes.iter().map(|(_, _, wake)| Arc::clone(wake)).collect();
         let rings = Neighbours::mesh(&wakers);
-        let mut crew = Self { handles: Vec::new(), threads: Vec::new() };
+        let backend = backend(settings);
+        let mut crew = Self { shared: Arc::clone(&shared), handles: Vec::new(), threads: Vec::new() };
         for (index, (((handle, commands, wake), listeners), neighbours)) in
             mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
         {
             let (id, now) = (WorkerId(index as u8), Clock.now().instant);
             let server = Server::new(policy.clone(), Arc::clone(&shared), id, random_seed()?, now);
-            let parts = Parts { server, listeners, commands, wake, neighbours, held: held.clone() };
-            let worker = Worker::new(parts).map_err(host("start a worker"))?;
+            let parts =
+                Parts { settings: settings.worker, server, listeners, commands, wake, neighbours, held: held.clone() };
+            let thread = match backend {
+                Backend::IoUring => spawn(index, parts, RingDatagrams::new(), ended.clone())?,
+                Backend::Auto | Backend::Epoll => spawn(index, parts, EpollDatagrams::new(), ended.clone())?,
+            };
             crew.handles.push(handle);
-            crew.threads.push(spawn(index, worker, ended.clone())?);
+            crew.threads.push(thread);
         }
         Ok(crew)
     }
@@ -194,6 +258,21 @@ impl Crew {
             // A worker that is gone ends the daemon; the stream closes on drop.
             handles[index].tell(Command::Serve(Box::new(established)));
         }
+    }
+
+    /// Takes snapshots of the daemon for the metrics page.
+    fn snapshots(&self, admission: &Arc<Admission>, tls: Option<&TlsAcceptConfig>) -> TakeSnapshot {
+        let (handles, shared) = (self.handles.clone(), Arc::clone(&self.shared));
+        let (admission, tls) = (Arc::clone(admission), tls.cloned());
+        Arc::new(move || {
+            let now = i64::try_from(Clock.now().unix_seconds).unwrap_or(i64::MAX);
+            Some(Snapshot {
+                workers: reports(&handles)?,
+                shared: Arc::clone(&shared),
+                admission: Arc::clone(&admission),
+                certificates: tls.as_ref().map(|tls| tls.status(now)).unwrap_or_default(),
+            })
+        })
     }
 
     fn stop(self) {
@@ -226,7 +305,14 @@ impl Drop for EndNotice {
     }
 }
 
-fn spawn(index: usize, worker: Worker, ended: mpsc::UnboundedSender<usize>) -> Result<JoinHandle<()>, Failure> {
+fn spawn<D: Datagrams + Send + 'static>(
+    index: usize,
+    parts: Parts,
+    datagrams: io::Result<D>,
+    ended: mpsc::UnboundedSender<usize>,
+) -> Result<JoinHandle<()>, Failure> {
+    let datagrams = datagrams.map_err(host("set the data path up; data-path.backend chooses another one"))?;
+    let worker = Worker::new(parts, datagrams).map_err(host("start a worker"))?;
     let notice = EndNotice(index, ended);
     let body = move || {
         let _notice = notice;
@@ -235,6 +321,22 @@ fn spawn(index: usize, worker: Worker, ended: mpsc::UnboundedSender<usize>) -> R
         }
     };
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(host("start a worker's thread"))
+}
+
+/// Chooses what serves the datagrams, and says why it is not io_uring.
+fn backend(settings: &Settings) -> Backend {
+    let chosen = match settings.worker.backend {
+        Backend::Auto => match RingDatagrams::new() {
+            Ok(_) => Backend::IoUring,
+            Err(error) => {
+                info!(%error, "io_uring cannot be used, epoll serves");
+                Backend::Epoll
+            }
+        },
+        named @ (Backend::Epoll | Backend::IoUring) => named,
+    };
+    info!(backend = ?chosen, "data path");
+    chosen
 }
 
 fn random_seed() -> Result<[u8; 32], Failure> {

@@ -9,7 +9,8 @@
 //! - [`turn`]: RFC 8656 as a state machine without sockets, clock or randomness of its own.
 //! - [`net`]: sockets and nothing else; `unsafe` lives here.
 //! - [`worker`]: one packet loop per core around a [`turn::Server`].
-//! - [`observe`]: the log.
+//! - [`observe`]: the log and the metrics.
+//! - [`control`]: what operators ask of a running daemon.
 //! - [`config`]: the file's shape on one side, each room's settings on the other.
 //! - [`daemon`]: start, stop, signals, reload and drain.
 //! - [`service_manager`]: what systemd is told.
@@ -19,6 +20,7 @@ pub mod address;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod net;
 pub mod observe;

@@ -34,10 +34,14 @@ pub fn watchdog() {
 }
 
 /// How often [`watchdog`] is to be called: half of the time after which systemd kills. `None` without a watchdog.
+///
+/// sd_watchdog_enabled(3): the watchdog is meant for this process if `$WATCHDOG_PID` names it or is not set. sd-notify
+/// takes a variable that is not set for another process.
 pub fn watchdog_interval() -> Option<Duration> {
-    let mut microseconds = 0;
-    let enabled = sd_notify::watchdog_enabled(false, &mut microseconds);
-    (enabled && microseconds > 0).then(|| Duration::from_micros(microseconds / 2))
+    let variable = |name| std::env::var(name).ok();
+    let microseconds = variable("WATCHDOG_USEC")?.parse().ok().filter(|microseconds| *microseconds > 0)?;
+    let is_meant = variable("WATCHDOG_PID").is_none_or(|id| id == std::process::id().to_string());
+    is_meant.then(|| Duration::from_micros(microseconds) / 2)
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -12,13 +12,18 @@ use crate::address::FiveTuple;
 use crate::stun::integrity::IntegrityKey;
 use crate::stun::{AttributeType, ErrorCode, Message};
 
+/// RFC 8489 section 14.3: "A compliant implementation MUST be able to parse a UTF-8-encoded sequence of 763 or fewer
+/// octets"; a longer one names nobody, and costs no preparation.
+const USERNAME_LEN_MAX: usize = 763;
+
 /// The credentials in force; shared by all workers and replaced as a whole by a reload.
 #[derive(Debug)]
 pub struct Authenticator {
     realm: String,
     users: Users,
     nonces: Nonces,
-    offers_sha256: bool,
+    /// PASSWORD-ALGORITHMS of every challenge.
+    offer: &'static [u8],
     offers_anonymity: bool,
     /// Verified against when a username is unknown, so that the answer takes the same time.
     decoy: IntegrityKey,
@@ -69,7 +74,7 @@ impl Authenticator {
         Self {
             realm: settings.realm.clone(),
             nonces: Nonces::new(settings.nonce_key.clone(), settings.nonce_lifetime),
-            offers_sha256: users.know_sha256(),
+            offer: PasswordAlgorithm::offer(users.know_sha256()),
             offers_anonymity: users.can_be_enumerated(),
             decoy: PasswordAlgorithm::Md5.key(b"decoy", &settings.realm, settings.nonce_key.expose()),
             users,
@@ -97,8 +102,9 @@ impl Authenticator {
         else {
             return Err(AuthError::BadRequest);
         };
-        let (algorithm, signature) = self.algorithm(request, nonce)?;
+        let (algorithm, signature) = self.algorithm(request, nonce, held)?;
         let username = match (username, user_hash) {
+            (Some(username), _) if username.len() > USERNAME_LEN_MAX => None,
             (Some(username), _) => std::str::from_utf8(username).ok(),
             (None, hash) => hash.and_then(|hash| self.users.name_by_hash(hash)),
         };
@@ -114,13 +120,29 @@ impl Authenticator {
     ///
     /// Without the feature bit the attributes were not offered along with this nonce; a client that names an algorithm
     /// all the same is taken at its word.
-    fn algorithm(&self, request: &Message<'_>, nonce: &[u8]) -> Result<(PasswordAlgorithm, Signature), AuthError> {
+    /// A reload may offer other algorithms than the nonce of a live allocation came with, whose client goes on with the
+    /// one that it has proved itself by.
+    fn algorithm(
+        &self,
+        request: &Message<'_>,
+        nonce: &[u8],
+        held: Option<&Credentials>,
+    ) -> Result<(PasswordAlgorithm, Signature), AuthError> {
         let offered = request.attribute(AttributeType::PASSWORD_ALGORITHMS);
         let chosen = request.attribute(AttributeType::PASSWORD_ALGORITHM);
         match (offered, chosen) {
             (None, None) => Ok((PasswordAlgorithm::Md5, Signature::MessageIntegrity)),
-            (Some(offered), Some(chosen)) if offered.value == PasswordAlgorithm::OFFER && self.offers_sha256 => {
-                let algorithm = PasswordAlgorithm::parse(chosen.value).ok_or(AuthError::BadRequest)?;
+            (Some(offered), Some(chosen)) if offered.value == self.offer => {
+                let is_offered = self.offer.chunks(PasswordAlgorithm::VALUE_LEN).any(|value| value == chosen.value);
+                let algorithm = PasswordAlgorithm::parse(chosen.value).filter(|_| is_offered);
+                let algorithm = algorithm.ok_or(AuthError::BadRequest)?;
+                Ok((algorithm, Signature::MessageIntegritySha256))
+            }
+            (Some(offered), Some(chosen))
+                if held.is_some_and(|held| PasswordAlgorithm::parse(chosen.value) == Some(held.algorithm))
+                    && [true, false].map(PasswordAlgorithm::offer).contains(&offered.value) =>
+            {
+                let algorithm = held.map_or(PasswordAlgorithm::Md5, |held| held.algorithm);
                 Ok((algorithm, Signature::MessageIntegritySha256))
             }
             (Some(_), _) | (_, Some(_)) if Features::of(nonce).password_algorithms => Err(AuthError::BadRequest),
@@ -137,15 +159,15 @@ impl Authenticator {
         unix_seconds: u64,
     ) -> Option<Credentials> {
         let username = username.unwrap_or_default();
+        let prepared = if username.is_ascii() { None } else { opaque_string(username).ok() };
+        let prepared = prepared.as_deref().unwrap_or(username);
         if let Some(held) = held
-            && *held.username == *username
+            && *held.username == *prepared
             && held.algorithm == algorithm
             && verifies(request, &held.key)
         {
             return Some(held.clone());
         }
-        let prepared = if username.is_ascii() { None } else { opaque_string(username).ok() };
-        let prepared = prepared.as_deref().unwrap_or(username);
         let candidates = self.users.candidates(username, prepared, algorithm, unix_seconds);
         if candidates.is_empty() {
             verifies(request, &self.decoy);
@@ -166,12 +188,11 @@ impl Authenticator {
         unix_seconds: u64,
     ) -> Challenge<'_> {
         let proved_path = client.transport.is_stream() || error != AuthError::NoIntegrity;
-        let fits = || Challenge::fits_with_algorithms(&self.realm, request, client.client.family());
-        let features = Features {
-            password_algorithms: self.offers_sha256 && (proved_path || fits()),
-            username_anonymity: self.offers_anonymity,
-        };
-        Challenge { realm: &self.realm, nonce: self.nonces.issue(client, features, unix_seconds), features }
+        let fits = || Challenge::fits_with_algorithms(&self.realm, self.offer, request, client.client.family());
+        let features =
+            Features { password_algorithms: proved_path || fits(), username_anonymity: self.offers_anonymity };
+        let nonce = self.nonces.issue(client, features, unix_seconds);
+        Challenge { realm: &self.realm, nonce, features, offer: self.offer }
     }
 }
 

@@ -1,6 +1,5 @@
 //! REALM, NONCE and PASSWORD-ALGORITHMS of 401 and 438 answers.
 
-use super::long_term::PasswordAlgorithm;
 use super::nonce::{Features, NONCE_LEN};
 use crate::address::Family;
 use crate::stun::{AttributeType, Builder, Message, header, message};
@@ -11,6 +10,7 @@ pub struct Challenge<'a> {
     pub(super) realm: &'a str,
     pub(super) nonce: [u8; NONCE_LEN],
     pub(super) features: Features,
+    pub(super) offer: &'static [u8],
 }
 
 impl Challenge<'_> {
@@ -18,7 +18,7 @@ impl Challenge<'_> {
     pub fn write(&self, builder: &mut Builder<'_>) {
         builder.attribute(AttributeType::REALM, self.realm.as_bytes()).attribute(AttributeType::NONCE, &self.nonce);
         if self.features.password_algorithms {
-            builder.attribute(AttributeType::PASSWORD_ALGORITHMS, &PasswordAlgorithm::OFFER);
+            builder.attribute(AttributeType::PASSWORD_ALGORITHMS, self.offer);
         }
     }
 
@@ -26,7 +26,7 @@ impl Challenge<'_> {
     ///
     /// Chrome's first Allocate has 28 bytes: 56 with its IPv4 headers, so the answer may have 84. The challenge of a
     /// realm of up to 12 bytes does.
-    pub(super) fn fits_with_algorithms(realm: &str, request: &Message<'_>, family: Family) -> bool {
+    pub(super) fn fits_with_algorithms(realm: &str, offer: &[u8], request: &Message<'_>, family: Family) -> bool {
         const UDP_HEADER_LEN: usize = 8;
         let headers = UDP_HEADER_LEN
             + match family {
@@ -40,7 +40,7 @@ impl Challenge<'_> {
             + error_code
             + attribute(realm.len())
             + attribute(NONCE_LEN)
-            + attribute(PasswordAlgorithm::OFFER.len())
+            + attribute(offer.len())
             + fingerprint;
         headers + answer <= 2 * (headers + request.len())
     }

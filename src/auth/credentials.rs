@@ -111,10 +111,15 @@ impl Users {
         }
         if let Some(limited) = TimeLimited::parse(sent).filter(|limited| unix_seconds < limited.expiry) {
             let kind = if limited.name.is_some() { UserKind::Named } else { UserKind::Shared };
-            candidates.extend(self.shared_secrets.iter().map(|secret| {
-                let password = time_limited_password(secret, sent);
-                Candidate { kind, key: algorithm.key(sent.as_bytes(), &self.realm, password.as_bytes()) }
-            }));
+            // A service may have minted for either form of the name, and a client may have hashed either.
+            let forms = if sent == prepared { &[sent][..] } else { &[sent, prepared] };
+            for (secret, minted) in self.shared_secrets.iter().flat_map(|it| forms.iter().map(move |form| (it, form))) {
+                let password = time_limited_password(secret, minted);
+                candidates.extend(forms.iter().map(|hashed| Candidate {
+                    kind,
+                    key: algorithm.key(hashed.as_bytes(), &self.realm, password.as_bytes()),
+                }));
+            }
         }
         candidates
     }

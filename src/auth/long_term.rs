@@ -13,10 +13,15 @@ pub enum PasswordAlgorithm {
 }
 
 impl PasswordAlgorithm {
-    /// PASSWORD-ALGORITHMS as this server offers it, in preferential order; no algorithm has parameters.
-    pub const OFFER: [u8; 8] = [0x00, 0x02, 0, 0, 0x00, 0x01, 0, 0];
+    /// Length of an algorithm without parameters, of which there are none.
+    pub const VALUE_LEN: usize = 4;
 
-    /// The value of PASSWORD-ALGORITHM; `None` for what was not offered.
+    /// PASSWORD-ALGORITHMS in preferential order: MD5 alone where SHA-256 keys cannot be derived for everybody.
+    pub fn offer(sha256: bool) -> &'static [u8] {
+        if sha256 { &[0x00, 0x02, 0, 0, 0x00, 0x01, 0, 0] } else { &[0x00, 0x01, 0, 0] }
+    }
+
+    /// The value of PASSWORD-ALGORITHM; `None` for what is not known.
     pub fn parse(value: &[u8]) -> Option<Self> {
         match value {
             [0x00, 0x01, 0, 0] => Some(Self::Md5),
@@ -59,9 +64,11 @@ mod tests {
 
     #[test]
     fn the_offer_lists_what_parse_accepts() {
-        for value in PasswordAlgorithm::OFFER.chunks(4) {
-            assert!(PasswordAlgorithm::parse(value).is_some());
-        }
+        let parse = |offer: &[u8]| -> Vec<_> {
+            offer.chunks(PasswordAlgorithm::VALUE_LEN).filter_map(PasswordAlgorithm::parse).collect()
+        };
+        assert_eq!(parse(PasswordAlgorithm::offer(true)), [PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5]);
+        assert_eq!(parse(PasswordAlgorithm::offer(false)), [PasswordAlgorithm::Md5]);
         assert_eq!(PasswordAlgorithm::parse(&[0, 3, 0, 0]), None);
         assert_eq!(PasswordAlgorithm::parse(&[0, 1, 0, 4, 1, 2, 3, 4]), None);
     }

@@ -72,7 +72,7 @@ pub struct Nonces {
 
 impl Nonces {
     pub fn new(key: Secret, lifetime: Duration) -> Self {
-        Self { key, lifetime_units: lifetime.as_secs() / UNIT_SECONDS }
+        Self { key, lifetime_units: (lifetime.as_secs() / UNIT_SECONDS).max(1) }
     }
 
     /// A nonce for this client at this time, in seconds since the Unix epoch.
@@ -90,14 +90,14 @@ impl Nonces {
         nonce
     }
 
-    /// Whether the nonce was issued to this client and has not expired.
+    /// Whether the nonce was issued to this client and has not expired; up to a unit early, and never late.
     pub fn is_valid(&self, nonce: &[u8], client: &FiveTuple, unix_seconds: u64) -> bool {
         let Some((bits, issued_low, mac)) = split(nonce) else { return false };
         let latest = unix_seconds / UNIT_SECONDS + SKEW_UNITS;
         let age = u64::from((latest as u16).wrapping_sub(issued_low));
         let Some(issued) = latest.checked_sub(age) else { return false };
         let authentic: bool = self.mac(client, bits, issued).ct_eq(&mac).into();
-        authentic && age <= self.lifetime_units + SKEW_UNITS
+        authentic && age < self.lifetime_units + SKEW_UNITS
     }
 
     fn mac(&self, client: &FiveTuple, features: [u8; 3], issued: u64) -> [u8; MAC_LEN] {
@@ -164,7 +164,7 @@ mod tests {
         for age in [0, 1, 600, 3599] {
             assert!(nonces.is_valid(&nonce, &client, NOW + age), "after {age} s");
         }
-        for age in [3600 + 2 * UNIT_SECONDS, 86_400, (1 << 16) * UNIT_SECONDS, (1 << 20) * UNIT_SECONDS] {
+        for age in [3600, 86_400, (1 << 16) * UNIT_SECONDS, (1 << 20) * UNIT_SECONDS] {
             assert!(!nonces.is_valid(&nonce, &client, NOW + age), "after {age} s");
         }
     }

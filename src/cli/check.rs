@@ -2,14 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use crate::config::{CertificateFacts, Loaded, SecretOrigin, StateAccess};
+use crate::config::{CertificateFacts, Loaded, SecretOrigin, StateAccess, Validity};
 use crate::turn::settings::RelayAddress;
 use crate::worker::settings::{Accept, Listener, ListenerKind};
-
-/// A certificate that ends sooner deserves a look.
-const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86400);
 
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
     let loaded = match super::load(file, StateAccess::ReadOnly) {
@@ -20,8 +17,8 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     let mut status = ExitCode::SUCCESS;
-    for judged in loaded.certificates.iter().map(|facts| judge(facts, SystemTime::now())) {
-        match judged {
+    for facts in &loaded.certificates {
+        match facts.validity(SystemTime::now()) {
             Validity::Good(_) => {}
             Validity::Soon(words) => eprintln!("warning: {words}"),
             Validity::Refused(words) => {
@@ -32,34 +29,6 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     }
     print!("{}", summary(&loaded, SystemTime::now()));
     status
-}
-
-enum Validity {
-    /// Days left.
-    Good(u64),
-    Soon(String),
-    Refused(String),
-}
-
-fn judge(facts: &CertificateFacts, now: SystemTime) -> Validity {
-    let file = facts.files.certificate.display();
-    let days = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default().as_secs() / 86400;
-    if facts.content.is_expired(now) {
-        let ago = days(facts.content.not_after, now);
-        return Validity::Refused(format!(
-            "{file}: expired {ago} days ago, expected a valid certificate; renew it and reload ferryd"
-        ));
-    }
-    if facts.content.is_early(now) {
-        return Validity::Refused(format!(
-            "{file}: is not valid yet, expected a valid certificate; check the clock of this host"
-        ));
-    }
-    let left = days(now, facts.content.not_after);
-    if facts.content.not_after.duration_since(now).unwrap_or_default() < EXPIRY_WARNING {
-        return Validity::Soon(format!("{file}: expires in {left} days; renew it and reload ferryd"));
-    }
-    Validity::Good(left)
 }
 
 fn summary(loaded: &Loaded, now: SystemTime) -> String {
@@ -93,7 +62,7 @@ fn list<T>(items: &[T], words: impl Fn(&T) -> String) -> String {
 
 fn certificate_words(facts: &CertificateFacts, now: SystemTime) -> String {
     let names = if facts.content.names.is_empty() { "no names".to_owned() } else { facts.content.names.join(" ") };
-    match judge(facts, now) {
+    match facts.validity(now) {
         Validity::Good(days) => format!("{names} ({days} days left)"),
         Validity::Soon(_) => format!("{names} (expires soon)"),
         Validity::Refused(_) => format!("{names} (not valid)"),
@@ -134,33 +103,7 @@ fn credential_words(loaded: &Loaded) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, CertificateContent, CertificateFiles, Environment, HostFacts};
-
-    fn facts(days: u64) -> CertificateFacts {
-        CertificateFacts {
-            files: CertificateFiles { certificate: "/c.pem".into(), key: "/k.pem".into() },
-            content: CertificateContent {
-                names: vec!["a.example".to_owned()],
-                not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(10 * 86400),
-                not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86400),
-            },
-        }
-    }
-
-    fn judged(days: u64, today: u64) -> String {
-        match judge(&facts(days), SystemTime::UNIX_EPOCH + Duration::from_secs(today * 86400)) {
-            Validity::Good(left) => format!("good {left}"),
-            Validity::Soon(words) | Validity::Refused(words) => words,
-        }
-    }
-
-    #[test]
-    fn certificates_are_judged_by_their_days() {
-        assert_eq!(judged(100, 20), "good 80");
-        assert_eq!(judged(100, 90), "/c.pem: expires in 10 days; renew it and reload ferryd");
-        assert!(judged(100, 103).starts_with("/c.pem: expired 3 days ago"));
-        assert!(judged(100, 5).starts_with("/c.pem: is not valid yet"));
-    }
+    use crate::config::{self, Environment, HostFacts};
 
     #[test]
     fn the_summary_says_where_everything_is() {

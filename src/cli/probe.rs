@@ -25,8 +25,8 @@ use words::Failure;
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// turn:HOST[:PORT][?transport=udp|tcp], turns:HOST[:PORT] or stun:HOST[:PORT]
-    #[arg(value_name = "URL")]
+    // As a doc comment, its brackets would be links.
+    #[arg(value_name = "URL", help = "turn:HOST[:PORT][?transport=udp|tcp], turns:HOST[:PORT] or stun:HOST[:PORT]")]
     url: String,
 
     /// The username; `ferryd credential` mints one

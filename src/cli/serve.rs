@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::welcome;
 use crate::config::{Loaded, StateAccess};
@@ -50,9 +50,7 @@ fn tell(loaded: &Loaded) {
         (Some(file), variables) => info!(file = %file.display(), variables, "configuration read"),
         (None, variables) => info!(variables, "no configuration file, defaults are used"),
     }
-    for warning in &loaded.warnings {
-        warn!("{warning}");
-    }
+    daemon::tell(loaded);
     if !loaded.settings.serves_tls() {
         info!("TLS is off: set tls.certificate and tls.key to serve turns: URLs");
     }

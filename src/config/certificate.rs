@@ -23,6 +23,43 @@ pub struct CertificateFacts {
     pub content: CertificateContent,
 }
 
+/// A certificate that ends sooner deserves a look.
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86400);
+
+/// What a certificate is worth at some time, and in words where that is not everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// Days left.
+    Good(u64),
+    Soon(String),
+    /// Clients refuse it.
+    Refused(String),
+}
+
+impl CertificateFacts {
+    /// Judges the certificate at this time.
+    pub fn validity(&self, now: SystemTime) -> Validity {
+        let (file, content) = (self.files.certificate.display(), &self.content);
+        let days = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default().as_secs() / 86400;
+        if content.is_expired(now) {
+            let ago = days(content.not_after, now);
+            return Validity::Refused(format!(
+                "{file}: expired {ago} days ago, expected a valid certificate; renew it and reload ferryd"
+            ));
+        }
+        if content.is_early(now) {
+            return Validity::Refused(format!(
+                "{file}: is not valid yet, expected a valid certificate; check the clock of this host"
+            ));
+        }
+        let left = days(now, content.not_after);
+        if content.not_after.duration_since(now).unwrap_or_default() < EXPIRY_WARNING {
+            return Validity::Soon(format!("{file}: expires in {left} days; renew it and reload ferryd"));
+        }
+        Validity::Good(left)
+    }
+}
+
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateContent {
@@ -175,6 +212,25 @@ mod tests {
         let (facts, problems) = examined(&certificate, &key);
         assert_eq!(problems, Vec::<String>::new());
         assert_eq!(facts.unwrap().content.names, ["turn.example.org", "192.0.2.1"]);
+    }
+
+    fn judged(days: u64, today: u64) -> Validity {
+        let day = |number| UNIX_EPOCH + Duration::from_secs(number * 86400);
+        let files = CertificateFiles { certificate: "/c.pem".into(), key: "/k.pem".into() };
+        let content = CertificateContent { names: Vec::new(), not_before: day(10), not_after: day(days) };
+        CertificateFacts { files, content }.validity(day(today))
+    }
+
+    #[test]
+    fn certificates_are_judged_by_their_days() {
+        let soon = "/c.pem: expires in 10 days; renew it and reload ferryd";
+        assert_eq!(judged(100, 20), Validity::Good(80));
+        assert_eq!(judged(100, 90), Validity::Soon(soon.to_owned()));
+        let refused = |validity: Validity, words: &str| {
+            assert!(matches!(&validity, Validity::Refused(text) if text.starts_with(words)), "{validity:?}");
+        };
+        refused(judged(100, 103), "/c.pem: expired 3 days ago");
+        refused(judged(100, 5), "/c.pem: is not valid yet");
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub(super) struct Credentials {
 /// Short, as every challenge carries it.
 pub const REALM: &str = "ferryd";
 
+/// A nonce may end up to 16 s early, and a client has to answer with it: 438 on Allocate is final to Chrome.
+const NONCE_LIFETIME_MIN: Duration = Duration::from_secs(60);
+
 /// RFC 8489 section 14.9: "fewer than 128 characters".
 const REALM_CHARACTERS_MAX: usize = 127;
 /// RFC 8489 section 14.3: USERNAME holds fewer than 509 bytes.
@@ -66,7 +69,7 @@ pub(super) fn read(root: &mut Section, places: &Places<'_>, report: &mut Report)
     let mut shared_secrets = read_shared_secrets(&mut auth, places, weak_allowed, report);
     let users = read_users(&mut auth, weak_allowed, report);
     let clean = report.problems.len() == before;
-    let nonce_range = Duration::from_secs(1)..=Settings::NONCE_LIFETIME;
+    let nonce_range = NONCE_LIFETIME_MIN..=Settings::NONCE_LIFETIME;
     let nonce_lifetime = auth.duration("nonce-lifetime", nonce_range, report);
     let (nonce_key, nonce_key_forgotten) = read_nonce_key(&mut auth, places, report);
     auth.finish(report);

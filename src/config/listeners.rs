@@ -1,6 +1,7 @@
 //! `listener` and `tls`: where clients reach the server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 
 use super::certificate::{self, CertificateFacts};
 use super::host::HostFacts;
@@ -67,7 +68,7 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
 
 fn same_socket(one: Listener, other: Listener) -> bool {
     let udp = |listener: Listener| listener.kind == ListenerKind::Udp;
-    one.address == other.address && udp(one) == udp(other) && one.address.port() != 0
+    one.address == other.address && udp(one) == udp(other)
 }
 
 /// What a listener speaks when there may be no certificate; `None` is nothing.
@@ -125,10 +126,11 @@ fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Opti
 
 fn parse_address(entry: &Entry<String>, host: &HostFacts, report: &mut Report) -> Option<(Host, u16)> {
     let text = entry.value.as_str();
-    if let Some(port) = text.strip_prefix("*:").and_then(|port| port.parse().ok()) {
-        return Some((Host::Any, port));
+    if let Some(port) = text.strip_prefix("*:").and_then(|port| port.parse::<NonZero<u16>>().ok()) {
+        return Some((Host::Any, port.get()));
     }
-    if let Ok(address) = text.parse::<SocketAddr>() {
+    // Port 0 would be any free one, which no client is told and which the peer policy cannot keep relays away from.
+    if let Some(address) = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0) {
         if !host.can_bind(address.ip()) {
             report.problem(entry.at.problem(
                 format!("found {}, which is no address of this host", address.ip()),
@@ -144,7 +146,7 @@ fn parse_address(entry: &Entry<String>, host: &HostFacts, report: &mut Report) -
         Err(_) if text == "*" => "add the port: \"*:3478\"".to_owned(),
         Err(_) => "write \"*:3478\", \"192.0.2.1:3478\" or \"[2001:db8::1]:3478\"; names are not looked up".to_owned(),
     };
-    report.problem(entry.at.problem(format!("found \"{text}\""), "an address and a port from 0 to 65535", remedy));
+    report.problem(entry.at.problem(format!("found \"{text}\""), "an address and a port from 1 to 65535", remedy));
     None
 }
 

@@ -4,13 +4,16 @@
 //! `relay.port-min`). An unknown key or a bad value is a [`Problem`]; all of them are listed, and then nothing starts.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 mod certificate;
 mod credentials;
 mod host;
 mod layers;
 mod listeners;
+mod nat_behavior;
 mod problem;
 mod relay;
 mod section;
@@ -23,7 +26,7 @@ mod strength;
 mod tests;
 mod values;
 
-pub use certificate::{CertificateContent, CertificateFacts};
+pub use certificate::{CertificateContent, CertificateFacts, Validity};
 pub use credentials::{REALM, SecretOrigin};
 pub use host::HostFacts;
 pub use problem::{Problem, Problems};
@@ -37,7 +40,7 @@ use problem::{At, Report};
 use section::{Entry, Section};
 
 use crate::observe::logs;
-use crate::worker::settings::ListenerKind;
+use crate::worker::settings::{self as worker, ListenerKind};
 
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -140,10 +143,16 @@ fn read(
     let workers = root.number("workers", 0..=1024, report).map_or(0, |entry: Entry<u32>| entry.value as usize);
     let tls_section = root.section("tls", report);
     let tls = listeners::read_tls(tls_section, report);
-    let listeners = listeners::read(&mut root, !tls.is_empty(), host, report);
+    let mut listeners = listeners::read(&mut root, !tls.is_empty(), host, report);
     let (mut turn, accept) = relay::read(&mut root, host, report);
+    let mut extensions = root.section("extensions", report);
+    let section = extensions.section("nat-behavior", report);
+    turn.nat_behavior = nat_behavior::read(section, &mut listeners, &turn.relay_addresses, host, report);
+    extensions.finish(report);
     let udp = listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
+    let worker = read_data_path(root.section("data-path", report), report);
+    let metrics = read_metrics(root.section("metrics", report), report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
     let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };
@@ -153,7 +162,7 @@ fn read(
 
     let (tls, certificates): (Vec<_>, Vec<_>) = tls.into_iter().unzip();
     Loaded {
-        settings: Settings { auth, turn, listeners, tls, workers, state_directory, log, accept },
+        settings: Settings { auth, turn, listeners, tls, workers, worker, state_directory, log, accept, metrics },
         sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
         secret_origin,
         nonce_key_forgotten,
@@ -166,6 +175,27 @@ fn read(
 fn systemd_directory(environment: &Environment, variable: &str) -> Option<PathBuf> {
     let first = environment.get(variable)?.split(':').next()?;
     (!first.is_empty()).then(|| PathBuf::from(first))
+}
+
+fn read_data_path(mut section: Section, report: &mut Report) -> worker::Settings {
+    let default = worker::Settings::default();
+    let backend = section.word("backend", &worker::Backend::NAMES, report).map_or(default.backend, |entry| entry.value);
+    let delay: Option<Entry<u32>> = section.number("wake-up-delay-max-us", 0..=10_000, report);
+    section.finish(report);
+    let wake_up_delay_max = delay.map_or(default.wake_up_delay_max, |entry| Duration::from_micros(entry.value.into()));
+    worker::Settings { backend, wake_up_delay_max }
+}
+
+fn read_metrics(mut section: Section, report: &mut Report) -> Option<SocketAddr> {
+    let address = section.text("address", report).filter(|entry| !entry.value.is_empty());
+    section.finish(report);
+    let Entry { value, at } = address?;
+    let parsed = value.parse().ok();
+    if parsed.is_none() {
+        let remedy = "write \"127.0.0.1:9641\", or \"\" for no metrics page";
+        report.problem(at.problem(format!("found \"{value}\""), "an address with a port", remedy));
+    }
+    parsed
 }
 
 fn read_log(mut log: Section, report: &mut Report) -> logs::Settings {

@@ -30,6 +30,7 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
     let (limits, accept) = read_limits(root.section("limits", report), report);
     let mut compatibility = root.section("compatibility", report);
     let channels_above_4fff = compatibility.truth("channels-above-4fff", report).is_some_and(|entry| entry.value);
+    let rfc3489 = compatibility.truth("rfc3489", report).is_some_and(|entry| entry.value);
     compatibility.finish(report);
     let settings = Settings {
         relay_addresses,
@@ -41,6 +42,8 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
         limits,
         software: Some(format!("ferryd {}", env!("CARGO_PKG_VERSION"))),
         channels_above_4fff,
+        nat_behavior: None,
+        rfc3489,
     };
     (settings, accept)
 }
@@ -85,7 +88,7 @@ impl Entry<IpAddr> {
     }
 }
 
-fn refuse_twice(entries: &[Entry<IpAddr>], report: &mut Report) {
+pub(super) fn refuse_twice(entries: &[Entry<IpAddr>], report: &mut Report) {
     for (index, entry) in entries.iter().enumerate() {
         if entries[..index].iter().any(|earlier| earlier.value == entry.value) {
             report.problem(entry.at.problem(
@@ -97,7 +100,7 @@ fn refuse_twice(entries: &[Entry<IpAddr>], report: &mut Report) {
     }
 }
 
-fn family_name(family: Family) -> &'static str {
+pub(super) fn family_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
@@ -115,7 +118,7 @@ fn default_addresses(host: &HostFacts) -> Vec<IpAddr> {
     [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), v6].into_iter().flatten().collect()
 }
 
-fn parse_bind(text: &str, at: &At, host: &HostFacts, report: &mut Report) -> Option<IpAddr> {
+pub(super) fn parse_bind(text: &str, at: &At, host: &HostFacts, report: &mut Report) -> Option<IpAddr> {
     let address = parse_address(text, at, report)?;
     if !host.can_bind(address) {
         report.problem(at.problem(

@@ -1,11 +1,12 @@
 //! The daemon's settings, room by room.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use crate::net::certificate::CertificateFiles;
 use crate::observe::logs;
 use crate::worker::settings::{AcceptLimits, Listener};
-use crate::{auth, turn};
+use crate::{auth, turn, worker};
 
 /// What every room needs, composed from the layers of the configuration.
 #[derive(Clone, Debug)]
@@ -18,9 +19,12 @@ pub struct Settings {
     pub tls: Vec<CertificateFiles>,
     /// Packet loops; 0 is one per core of the cgroup quota.
     pub workers: usize,
+    pub worker: worker::settings::Settings,
     pub state_directory: Option<PathBuf>,
     pub log: logs::Settings,
     pub accept: AcceptLimits,
+    /// Where the metrics page is served; nowhere unless set.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Settings {

@@ -140,11 +140,15 @@ fn a_host_without_routes_relays_on_loopback() {
 
 #[test]
 fn every_problem_is_listed_not_only_the_first() {
-    let found = problems(
+    let mut found = problems(
         "realm = 5\nworkers = \"many\"\nlisten = 1\n\
          [relay]\nport-mni = 1\nport-max = 99999\nlifetime-max = \"2 weeks\"\n\
          [peers]\nallow = [\"10.0.0.5/8\", \"intranet\"]\n[log]\nlevel = \"inof\"\n",
     );
+    // The keys of the whole file, which grow.
+    let unknown = found.pop().unwrap();
+    assert!(unknown.starts_with("f: listen: unknown key, expected one of state-directory, "), "{unknown}");
+    assert!(unknown.ends_with("; did you mean listener?"), "{unknown}");
     assert_eq!(
         found,
         [
@@ -162,8 +166,6 @@ fn every_problem_is_listed_not_only_the_first() {
             "f: log.level: found \"inof\", expected one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"; did \
              you mean \"info\"?",
             "f: realm: found 5, expected a text; put it in quotes",
-            "f: listen: unknown key, expected one of state-directory, workers, tls, listener, relay, peers, limits, \
-             compatibility, log, realm, auth; did you mean listener?",
         ]
     );
 }
@@ -256,7 +258,9 @@ fn wrong_listeners_are_told_apart() {
         "{ address = \"203.0.113.9:1\", transport = \"udp\" }",
         "found 203.0.113.9, which is no address of this host",
     );
-    starts("{ address = \"*:70000\", transport = \"udp\" }", "a port from 0 to 65535");
+    for address in ["*:70000", "*:0", "127.0.0.1:0"] {
+        starts(&format!("{{ address = \"{address}\", transport = \"udp\" }}"), "a port from 1 to 65535");
+    }
     starts("{ transport = \"udp\" }", "listener #1 address: is missing");
     starts("{ address = \"*:1\" }", "listener #1 transport: is missing");
     starts("{ address = \"*:1\", transport = \"tls\" }", "expected one of \"udp\", \"tcp\"");
@@ -428,7 +432,7 @@ fn wrong_shared_secrets_are_told_without_showing_them() {
     one("shared-secrets-file = \"/nonexistent\"", "auth.shared-secrets-file: /nonexistent cannot be read");
     one("shared-secrets-file = \"/dev/null\"", "/dev/null holds no secret");
     one("nonce-key-file = \"/dev/null\"", "/dev/null: is not such a key");
-    one("nonce-lifetime = \"2h\"", "expected a duration from 1s to 1h");
+    one("nonce-lifetime = \"2h\"", "expected a duration from 1m to 1h");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Crew, policy};
+use super::{Crew, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
 use crate::net::admission::Admission;
 use crate::net::tls::{TlsAcceptConfig, TlsSettings};
@@ -67,9 +67,7 @@ impl Reload {
         for handle in &crew.handles {
             handle.tell(Command::Replace(policy(new)));
         }
-        for warning in &loaded.warnings {
-            warn!("{warning}");
-        }
+        tell(&loaded);
         self.loaded = loaded;
         Ok(changed)
     }
@@ -80,7 +78,10 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
     let mut kept = Vec::new();
     let mut keep = |name, differs: bool| kept.extend(differs.then_some(name));
     keep("listener", new.listeners != old.listeners);
+    keep("extensions.nat-behavior", new.turn.nat_behavior != old.turn.nat_behavior);
     keep("workers", new.workers != old.workers);
+    keep("metrics.address", new.metrics != old.metrics);
+    keep("data-path", new.worker != old.worker);
     keep("relay.addresses", new.turn.relay_addresses != old.turn.relay_addresses);
     let ports = |settings: &Settings| (settings.turn.port_min, settings.turn.port_max);
     keep("relay.port-min, relay.port-max", ports(new) != ports(old));
@@ -90,7 +91,9 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
         warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
     }
     new.listeners.clone_from(&old.listeners);
-    new.workers = old.workers;
+    new.metrics = old.metrics;
+    (new.workers, new.worker) = (old.workers, old.worker);
+    new.turn.nat_behavior = old.turn.nat_behavior;
     new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
     (new.turn.port_min, new.turn.port_max) = ports(old);
     new.turn.peers.listener_ports.clone_from(&old.turn.peers.listener_ports);

@@ -4,6 +4,7 @@
 //! what the bytes mean is for other rooms. `unsafe` lives here.
 //!
 //! - [`socket`]: opening sockets, and why one could not be opened.
+//! - [`datagrams`]: the datagram sockets of a worker, by epoll or by io_uring.
 //! - [`udp`]: batches of datagrams.
 //! - [`error_queue`]: ICMP errors about datagrams that were sent.
 //! - [`accept`], [`admission`]: from a listening socket to an established stream, and who is let in.
@@ -17,6 +18,7 @@ pub mod admission;
 pub mod buffers;
 pub mod certificate;
 mod control;
+pub mod datagrams;
 pub mod error_queue;
 pub mod interfaces;
 mod open_error;

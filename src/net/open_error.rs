@@ -70,6 +70,36 @@ impl OpenError {
     }
 }
 
+impl OpenError {
+    /// What would do instead, and how to get there: `expected ...; ...`, to stand behind the error.
+    pub fn remedy(&self) -> String {
+        let port = self.address.port();
+        let which = match self.purpose {
+            Purpose::UdpListener | Purpose::Relay => "u",
+            Purpose::TcpListener => "t",
+        };
+        match self.reason {
+            Reason::InUse => format!(
+                "expected a free port; stop what has it (`ss -{which}lnp 'sport = :{port}'` shows it), or listen on \
+                 another port"
+            ),
+            Reason::Denied if port < 1024 => "expected the right to bind ports below 1024; install the drop-in \
+                 low-ports.conf of the unit, or listen on a higher port"
+                .to_owned(),
+            Reason::Denied => "expected the right to open it; look for what confines ferryd (seccomp, AppArmor, \
+                 SELinux)"
+                .to_owned(),
+            Reason::NotOwnAddress => "expected an address of an interface; `ip -brief address` lists them".to_owned(),
+            Reason::NoDescriptors => "expected a free file descriptor; raise LimitNOFILE of the unit".to_owned(),
+            Reason::NoFamily => {
+                "expected an address of a family of this host; name another address, or turn the family on".to_owned()
+            }
+            Reason::Option(_) => "expected a kernel that knows it; run ferryd on a current Linux".to_owned(),
+            Reason::Other => "expected a socket; look into the log of the kernel".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot open {} on {}: ", self.purpose, self.address)?;
@@ -122,5 +152,24 @@ mod tests {
         assert_eq!(text(libc::EMFILE, 3478), "no file descriptors are left (raise LimitNOFILE)");
         assert_eq!(text(libc::EAFNOSUPPORT, 3478), "this host has no IPv6");
         assert!(text(libc::EINVAL, 3478).starts_with("Invalid argument"));
+    }
+
+    #[test]
+    fn every_reason_has_a_remedy() {
+        let remedy = |purpose, errno, port| {
+            OpenError::new(purpose, SocketAddr::new("::".parse().unwrap(), port), io::Error::from_raw_os_error(errno))
+                .remedy()
+        };
+        let in_use = remedy(Purpose::UdpListener, libc::EADDRINUSE, 3478);
+        assert!(
+            in_use.starts_with("expected a free port; ") && in_use.contains("ss -ulnp 'sport = :3478'"),
+            "{in_use}"
+        );
+        assert!(remedy(Purpose::TcpListener, libc::EADDRINUSE, 80).contains("ss -tlnp 'sport = :80'"));
+        assert!(remedy(Purpose::TcpListener, libc::EACCES, 443).contains("low-ports.conf"));
+        for errno in [libc::EACCES, libc::EADDRNOTAVAIL, libc::EMFILE, libc::EAFNOSUPPORT, libc::EINVAL] {
+            let words = remedy(Purpose::UdpListener, errno, 3478);
+            assert!(words.starts_with("expected ") && words.contains("; "), "{words}");
+        }
     }
 }

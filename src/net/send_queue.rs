@@ -17,7 +17,7 @@ pub enum Class {
 /// Bounds of one connection's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Queued bytes, [`MESSAGE_COST`] for each message included.
+    /// Queued bytes, `MESSAGE_COST` for each message included.
     pub queue_bytes_max: usize,
     /// How long data may wait.
     pub queue_age_max: Duration,

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::poll::{Event, Events, Interest, Poll, Token};
+use super::udp::RecvBatch;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,4 +56,10 @@ fn wait_for(socket: &impl AsFd, condition: impl Fn(Event) -> bool) {
         }
         assert!(Instant::now() < deadline, "nothing happened in {PATIENCE:?}");
     }
+}
+
+/// Clears a batch, receives once, and returns how many datagrams there are.
+pub(in crate::net) fn receive_anew(batch: &mut RecvBatch, socket: &UdpSocket, max: usize) -> usize {
+    batch.clear();
+    batch.recv(socket, max).unwrap().len()
 }

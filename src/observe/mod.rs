@@ -1,3 +1,4 @@
-//! What operators see: logs.
+//! What operators see: logs and metrics.
 
 pub mod logs;
+pub mod metrics;

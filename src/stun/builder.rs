@@ -1,8 +1,9 @@
 //! Writes STUN messages.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::attribute::{AttributeType, XorAddress};
+use super::classic::ClassicId;
 use super::error_code::ErrorCode;
 use super::header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId, join_type};
 use super::integrity::IntegrityKey;
@@ -27,6 +28,14 @@ impl<'b> Builder<'b> {
         buffer.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
         buffer.extend_from_slice(&id.0);
         Self { buffer, start, id }
+    }
+
+    /// Begins a message to a client of RFC 3489: where others have the magic cookie, it has what the request has there
+    /// (RFC 5389 section 12.2).
+    pub fn classic(buffer: &'b mut Vec<u8>, method: Method, class: Class, id: ClassicId) -> Self {
+        let builder = Self::new(buffer, method, class, id.tail());
+        builder.buffer[builder.start + 4..builder.start + 8].copy_from_slice(&id.head());
+        builder
     }
 
     /// Appends an attribute and its padding, which is zero.
@@ -60,6 +69,15 @@ impl<'b> Builder<'b> {
     pub fn xor_address(&mut self, kind: AttributeType, address: SocketAddr) -> &mut Self {
         let value = XorAddress::new(address, self.id);
         self.attribute(kind, value.as_bytes())
+    }
+
+    /// Appends a transport address as it is (RFC 8489 section 14.1).
+    pub fn address(&mut self, kind: AttributeType, address: SocketAddr) -> &mut Self {
+        let [high, low] = address.port().to_be_bytes();
+        match address.ip() {
+            IpAddr::V4(ip) => self.attribute_in_parts(kind, &[0, 0x01, high, low], &ip.octets()),
+            IpAddr::V6(ip) => self.attribute_in_parts(kind, &[0, 0x02, high, low], &ip.octets()),
+        }
     }
 
     /// Appends ERROR-CODE (RFC 8489 section 14.8).

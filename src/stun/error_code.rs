@@ -8,6 +8,10 @@ pub enum ErrorCode {
     Unauthenticated,
     Forbidden,
     UnknownAttribute,
+    /// RFC 3489 alone.
+    StaleCredentials,
+    /// RFC 3489 alone.
+    MissingUsername,
     AllocationMismatch,
     StaleNonce,
     AddressFamilyNotSupported,
@@ -21,12 +25,14 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for tables of counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::TryAlternate,
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::UnknownAttribute,
+        Self::StaleCredentials,
+        Self::MissingUsername,
         Self::AllocationMismatch,
         Self::StaleNonce,
         Self::AddressFamilyNotSupported,
@@ -46,6 +52,8 @@ impl ErrorCode {
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::UnknownAttribute => 420,
+            Self::StaleCredentials => 430,
+            Self::MissingUsername => 432,
             Self::AllocationMismatch => 437,
             Self::StaleNonce => 438,
             Self::AddressFamilyNotSupported => 440,
@@ -66,6 +74,8 @@ impl ErrorCode {
             Self::Unauthenticated => "Unauthenticated",
             Self::Forbidden => "Forbidden",
             Self::UnknownAttribute => "Unknown Attribute",
+            Self::StaleCredentials => "Stale Credentials",
+            Self::MissingUsername => "Missing Username",
             Self::AllocationMismatch => "Allocation Mismatch",
             Self::StaleNonce => "Stale Nonce",
             Self::AddressFamilyNotSupported => "Address Family not Supported",

@@ -184,6 +184,19 @@ pub struct Attributes<'a> {
     offset: usize,
 }
 
+impl<'a> Attributes<'a> {
+    /// Those of a message whose length has been checked.
+    pub(super) fn new(message: &'a [u8]) -> Self {
+        Self { bytes: message, offset: HEADER_LEN }
+    }
+
+    /// Whether the last attribute ends at `end`.
+    pub(super) fn reach(mut self, end: usize) -> bool {
+        self.by_ref().for_each(drop);
+        self.offset == end
+    }
+}
+
 impl<'a> Iterator for Attributes<'a> {
     type Item = Attribute<'a>;
 

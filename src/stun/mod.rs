@@ -6,11 +6,13 @@
 pub mod attribute;
 pub mod builder;
 pub mod channel_data;
+pub mod classic;
 pub mod error_code;
 pub mod framing;
 pub mod header;
 pub mod integrity;
 pub mod message;
+pub mod nat_behavior;
 
 pub use attribute::AttributeType;
 pub use builder::Builder;

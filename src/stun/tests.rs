@@ -130,6 +130,17 @@ fn attributes_behind_message_integrity_have_no_effect() {
 }
 
 #[test]
+fn message_integrity_behind_its_sha256_form_does_not_count() {
+    let mut bytes = Vec::new();
+    let secret = key(b"secret");
+    Builder::new(&mut bytes, Method::Allocate, Class::Request, TransactionId([7; 12]))
+        .integrity_sha256(&secret)
+        .integrity(&secret);
+    let message = Message::parse(&bytes).unwrap();
+    assert!(message.integrity().is_none() && message.integrity_sha256().is_some());
+}
+
+#[test]
 fn truncated_sha256_integrity_does_not_verify() {
     let secret = key(b"secret");
     let mut bytes = Vec::new();

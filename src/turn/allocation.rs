@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use super::effect::Traffic;
+use super::effect::{RelaySource, Traffic};
 use super::ids::Route;
 use super::peer_policy::{PermittedPeer, Reach};
 use super::quota::QuotaGuard;
@@ -57,6 +57,11 @@ pub(super) struct Opening {
     /// Ports that something else on the host turned out to have.
     pub(super) attempts: u8,
     pub(super) even_port: Option<bool>,
+    /// The time-to-expiry, which begins when the allocation does.
+    pub(super) lifetime: Duration,
+    pub(super) source: RelaySource,
+    /// The place that the reservation of an EVEN-PORT is to have.
+    pub(super) reservation_quota: Option<QuotaGuard>,
 }
 
 /// At most one relayed address of each family.
@@ -137,6 +142,16 @@ impl Allocation {
         self.relays.get(family).is_some_and(|relay| now < relay.expires_at)
     }
 
+    /// Sets the time-to-expiry of all relayed addresses.
+    pub(super) fn set_expiry(&mut self, expires_at: Instant) {
+        self.relays.0.iter_mut().flatten().for_each(|relay| relay.expires_at = expires_at);
+    }
+
+    /// Whether any relayed address has not expired: what has waits for its timer to be cleared away.
+    pub(super) fn lives(&self, now: Instant) -> bool {
+        self.expires_at().is_some_and(|expires_at| now < expires_at)
+    }
+
     /// The time left until the allocation expires, by the relayed address that lives longest.
     pub(super) fn expires_at(&self) -> Option<Instant> {
         self.relays.iter().map(|relay| relay.expires_at).max()
@@ -147,18 +162,16 @@ impl Allocation {
         self.permissions.get(&ip).filter(|permission| now < permission.expires_at)
     }
 
-    /// Whether installing permissions for `peers` stays within `max`; refreshes are not counted.
+    /// Whether installing permissions for `peers`, which are all different, stays within `max`; refreshes are not
+    /// counted.
     pub(super) fn has_room_for(&mut self, peers: &[PermittedPeer], max: u16, now: Instant) -> bool {
-        let new = |peers: &[PermittedPeer], permissions: &HashMap<IpAddr, Permission, FixedState>| {
-            let is_new = |(index, peer): &(usize, &PermittedPeer)| {
-                !permissions.contains_key(&peer.ip()) && !peers[..*index].iter().any(|other| other.ip() == peer.ip())
-            };
-            peers.iter().enumerate().filter(is_new).count()
+        let new = |permissions: &HashMap<IpAddr, Permission, FixedState>| {
+            peers.iter().filter(|peer| !permissions.contains_key(&peer.ip())).count()
         };
-        if self.permissions.len() + new(peers, &self.permissions) > usize::from(max) {
+        if self.permissions.len() + new(&self.permissions) > usize::from(max) {
             self.permissions.retain(|_, permission| now < permission.expires_at);
         }
-        let added = new(peers, &self.permissions);
+        let added = new(&self.permissions);
         added == 0 || self.permissions.len() + added <= usize::from(max)
     }
 
@@ -198,8 +211,8 @@ impl Allocation {
         is_bound || self.channels.values().filter(|channel| now < channel.expires_at).count() < usize::from(max)
     }
 
-    /// Binds or refreshes a channel that [`Self::check_binding`] has passed; returns bindings that it takes the place of,
-    /// which have expired.
+    /// Binds or refreshes a channel that [`Self::check_binding`] has passed; returns bindings that it takes the place
+    /// of, which have expired.
     pub(super) fn bind(
         &mut self,
         number: ChannelNumber,

@@ -47,13 +47,15 @@ impl Prefix {
 /// Everything but application data: to be drained after each `handle_*` and carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A STUN message to a client; its bytes are [`super::Server::reply_bytes`] until the queue is empty.
+    /// A STUN message to `client.client` from `client.server`, which are not those of the request where it asked for
+    /// others (RFC 5780 section 6.1); its bytes are [`super::Server::reply_bytes`] until the queue is empty.
     Reply { route: Route, client: FiveTuple, bytes: Range<usize> },
-    /// Bind a relay socket, and hold the next-higher port where asked; then call `handle_relay_opened`.
+    /// Bind a relay socket, and hold the next-higher port where asked; then call `handle_relay_opened`. What failed is
+    /// left closed, both sockets of a pair and a held one among them.
     OpenRelay { relay: RelayId, address: RelayedAddr, source: RelaySource, hold_next: bool },
-    /// Close a relay socket; then call `handle_port_closed`.
+    /// Close a relay socket, should it be open; then call `handle_port_closed` in any case.
     CloseRelay { relay: RelayId, address: RelayedAddr },
-    /// Close a held socket that nobody redeemed; then call `handle_port_closed`.
+    /// Close a held socket that nobody redeemed, should it be open; then call `handle_port_closed` in any case.
     CloseHeld { address: RelayedAddr },
     /// A channel is open: bound and permitted. Comes behind the success response.
     ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },

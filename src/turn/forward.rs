@@ -1,4 +1,4 @@
-//! Application data both ways. [hot]: nothing here allocates.
+//! Application data both ways. Hot: nothing here allocates.
 
 use std::ops::Range;
 
@@ -206,7 +206,8 @@ impl IcmpError {
     }
 
     /// The value of the ICMP attribute (RFC 8656 section 18.13): Error Data is the MTU for "packet too big" and
-    /// "fragmentation needed" and zero for the rest. Type and Code are ICMP's octets, in the last two of the first word.
+    /// "fragmentation needed" and zero for the rest. Type and Code are ICMP's octets, in the last two of the first
+    /// word.
     fn attribute(self) -> [u8; 8] {
         let reports_mtu = match self.peer.socket_addr() {
             std::net::SocketAddr::V4(_) => (self.kind, self.code) == (3, 4),

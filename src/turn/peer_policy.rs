@@ -39,8 +39,8 @@ pub enum Reach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forbidden;
 
-/// Which addresses may be reached, in this order: `deny`, `allow`, the own relayed addresses, `allow_only`, the built-in
-/// list of special-purpose ranges and own addresses.
+/// Which addresses may be reached, in this order: those that never are, `deny`, `allow`, the own relayed addresses,
+/// `allow_only`, the built-in list of special-purpose ranges and own addresses.
 #[derive(Clone, Debug)]
 pub struct PeerPolicy {
     allow: Vec<IpNet>,
@@ -72,11 +72,14 @@ impl PeerPolicy {
     /// Judges an address; a permission carries no port, so ports are judged per packet by [`Self::permits_port`].
     pub fn permit(&self, ip: IpAddr) -> Result<PermittedPeer, Forbidden> {
         let is_relay = self.relays.contains(&ip);
-        let is_own = is_relay || self.own.contains(&ip) || ip.is_loopback();
-        if contains(&self.deny, ip) {
+        let is_own = self.is_own(ip);
+        let embedded = nat64_embedded(ip);
+        let is_denied = contains(&self.deny, ip) || embedded.is_some_and(|ip| contains(&self.deny, ip));
+        // Packets through NAT64 are not seen by the hand-over in memory, so nothing of this host is reached that way.
+        if is_never_a_peer(ip) || is_denied || embedded.is_some_and(|ip| self.is_own(ip)) {
             return Err(Forbidden);
         }
-        let reach = if contains(&self.allow, ip) && !ip.is_unspecified() {
+        let reach = if self.allows(ip) {
             if is_own { Reach::OwnHost } else { Reach::Network }
         } else if is_relay {
             Reach::OwnRelays
@@ -86,6 +89,17 @@ impl PeerPolicy {
             Reach::Network
         };
         Ok(PermittedPeer { ip, reach })
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        self.relays.contains(&ip) || self.own.contains(&ip) || ip.is_loopback()
+    }
+
+    /// Whether `allow` names an address; behind NAT64 by the IPv4 address, or by a range inside of the NAT64 prefix.
+    fn allows(&self, ip: IpAddr) -> bool {
+        let Some(embedded) = nat64_embedded(ip) else { return contains(&self.allow, ip) };
+        let names = |range: &IpNet| range.prefix_len() >= NAT64_PREFIX_LEN && range.contains(&ip);
+        contains(&self.allow, embedded) || self.allow.iter().any(names)
     }
 
     /// Whether a port of an own address that the operator allowed may be reached through the network: never a listener
@@ -101,22 +115,43 @@ fn contains(ranges: &[IpNet], ip: IpAddr) -> bool {
 
 /// Whether the IANA special-purpose address registries, or common sense, say that no peer of a call is there.
 ///
-/// IPv4 addresses inside IPv6 ones are judged where the packet would end up: NAT64's well-known prefix by the address in
-/// it; mapped, compatible, translated, 6to4 and Teredo forms are refused as such (RFC 8656 section 21.4).
+/// IPv4 addresses inside IPv6 ones are judged where the packet would end up: NAT64's well-known prefix by the address
+/// in it; mapped, compatible, translated, 6to4 and Teredo forms are refused as such (RFC 8656 section 21.4).
 pub fn is_special_purpose(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => SPECIAL_V4.iter().any(|range| range.contains(&ip)),
-        IpAddr::V6(ip) => match nat64_embedded(ip) {
-            Some(embedded) => is_special_purpose(IpAddr::V4(embedded)),
-            None => !GLOBAL_UNICAST.contains(&ip) || SPECIAL_V6.iter().any(|range| range.contains(&ip)),
+        IpAddr::V6(v6) => match nat64_embedded(ip) {
+            Some(embedded) => is_special_purpose(embedded),
+            None => !GLOBAL_UNICAST.contains(&v6) || SPECIAL_V6.iter().any(|range| range.contains(&v6)),
         },
     }
 }
 
+/// Whether an address is Teredo's or 6to4's (RFC 8656 section 21.4): refused as a client's and as a peer's.
+pub fn is_tunnel(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => TUNNELS.iter().any(|range| range.contains(&ip)),
+    }
+}
+
+/// Whether an address is refused whatever is allowed: no host has it, or RFC 8656 section 21.4 forbids it. IPv4
+/// addresses in the mapped and compatible forms of IPv6 would pass by the ranges that name them.
+fn is_never_a_peer(ip: IpAddr) -> bool {
+    let is_ipv4_form = match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => matches!(ip.segments(), [0, 0, 0, 0, 0, 0 | 0xffff, _, _]) && !ip.is_loopback(),
+    };
+    ip.is_unspecified() || is_ipv4_form || is_tunnel(ip)
+}
+
+const NAT64_PREFIX_LEN: u8 = 96;
+
 /// The IPv4 address in 64:ff9b::/96 (RFC 6052 section 2.1).
-fn nat64_embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+fn nat64_embedded(ip: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(ip) = ip else { return None };
     let [0x0064, 0xff9b, 0, 0, 0, 0, high, low] = ip.segments() else { return None };
-    Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+    Some(IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))))
 }
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -156,6 +191,11 @@ const SPECIAL_V4: [Ipv4Net; 22] = [
 
 /// What IPv6 has assigned to hosts; everything outside is loopback, local, multicast, a tunnel or not assigned.
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0], 3);
+
+const TUNNELS: [Ipv6Net; 2] = [
+    v6([0x2001, 0, 0], 32), // Teredo
+    v6([0x2002, 0, 0], 16), // 6to4
+];
 
 /// The IANA IPv6 Special-Purpose Address Registry inside of global unicast.
 const SPECIAL_V6: [Ipv6Net; 5] = [

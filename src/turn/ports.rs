@@ -119,7 +119,8 @@ impl Ports {
         SocketAddr::new(ip, address.port())
     }
 
-    /// How many ports of a family are in use, and how many there are. Looks at every port: for metrics, not for packets.
+    /// How many ports of a family are in use, and how many there are. Looks at every port: for metrics, not for
+    /// packets.
     pub fn usage(&self, family: Family) -> (usize, usize) {
         let relays = || self.relays.iter().filter(|relay| Family::of(relay.address.bind) == family);
         let words = || relays().flat_map(|relay| relay.words.iter());

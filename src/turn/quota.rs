@@ -37,24 +37,31 @@ pub enum QuotaReached {
 
 impl Quotas {
     /// Takes a place for one allocation; `user` is `None` where many may share a name.
+    ///
+    /// `paid` is the place of a reservation that this allocation redeems: it is about to be given back, and not
+    /// counted.
     pub(super) fn acquire(
         self: &Arc<Self>,
         limits: &Limits,
         user: Option<&str>,
         client: IpAddr,
+        paid: Option<&QuotaGuard>,
     ) -> Result<QuotaGuard, QuotaReached> {
         let prefix = source_prefix(client);
         let user: Option<Arc<str>> = user.map(Arc::from);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |limit: u32, count: u32| limit != 0 && count >= limit;
-        let of_user = user.as_ref().and_then(|user| counts.users.get(user)).copied().unwrap_or(0);
-        if full(limits.allocations_per_user, of_user) {
-            return Err(QuotaReached::User);
+        let full = |limit: u32, count: u32, paid: bool| limit != 0 && count.saturating_sub(u32::from(paid)) >= limit;
+        if let Some(user) = &user {
+            let count = counts.users.get(user).copied().unwrap_or(0);
+            if full(limits.allocations_per_user, count, paid.is_some_and(|paid| paid.user.as_ref() == Some(user))) {
+                return Err(QuotaReached::User);
+            }
         }
-        if full(limits.allocations_per_prefix, counts.prefixes.get(&prefix).copied().unwrap_or(0)) {
+        let count = counts.prefixes.get(&prefix).copied().unwrap_or(0);
+        if full(limits.allocations_per_prefix, count, paid.is_some_and(|paid| paid.prefix == prefix)) {
             return Err(QuotaReached::Prefix);
         }
-        if full(limits.allocations_total, counts.total) {
+        if full(limits.allocations_total, counts.total, paid.is_some()) {
             return Err(QuotaReached::Total);
         }
         counts.total += 1;
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn each_quota_is_enforced_and_given_back() {
         let quotas = Arc::new(Quotas::default());
-        let acquire = |user: Option<&str>, ip: &str| quotas.acquire(&LIMITS, user, ip.parse().unwrap());
+        let acquire = |user: Option<&str>, ip: &str| quotas.acquire(&LIMITS, user, ip.parse().unwrap(), None);
         let first = acquire(Some("alice"), "2001:db8::1").unwrap();
         let _second = acquire(Some("alice"), "2001:db8::2").unwrap();
         assert_eq!(acquire(Some("alice"), "192.0.2.1").unwrap_err(), QuotaReached::User);
@@ -130,11 +137,25 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_is_passed_on_is_not_counted_twice() {
+        let quotas = Arc::new(Quotas::default());
+        let acquire = |user, ip: &str, paid| quotas.acquire(&LIMITS, Some(user), ip.parse().unwrap(), paid);
+        let first = acquire("alice", "192.0.2.1", None).unwrap();
+        let second = acquire("alice", "192.0.2.2", None).unwrap();
+        assert_eq!(acquire("alice", "192.0.2.3", None).unwrap_err(), QuotaReached::User);
+        let third = acquire("alice", "192.0.2.3", Some(&first)).unwrap();
+        drop(first);
+        assert_eq!(quotas.total(), 2);
+        drop((second, third));
+        assert_eq!(quotas.total(), 0);
+    }
+
+    #[test]
     fn zero_is_no_limit() {
         let limits = Limits { allocations_per_user: 0, allocations_total: 0, allocations_per_prefix: 0, ..LIMITS };
         let quotas = Arc::new(Quotas::default());
         let guards: Vec<_> =
-            (0..100).map(|_| quotas.acquire(&limits, Some("a"), "192.0.2.1".parse().unwrap()).unwrap()).collect();
+            (0..100).map(|_| quotas.acquire(&limits, Some("a"), "192.0.2.1".parse().unwrap(), None).unwrap()).collect();
         assert_eq!(quotas.total(), 100);
         drop(guards);
     }

@@ -1,4 +1,4 @@
-//! Allocations that a client has just released: a retransmission of that Refresh gets the same success.
+//! Relayed addresses that a client has just released: a retransmission of that Refresh gets the same success.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,19 +7,20 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::address::FiveTuple;
+use crate::auth::Credentials;
 use crate::stun::TransactionId;
 
 /// RFC 8489 section 6.3.1: transactions are remembered "in the last 40 seconds".
 const MEMORY: Duration = Duration::from_secs(40);
-/// Releases remembered at most; at 72 bytes each, 300 KiB a worker. What is forgotten early is answered 437, which means
+/// Releases remembered at most; at 260 bytes each, 1 MiB a worker. What is forgotten early is answered 437, which means
 /// the same to the client (RFC 8656 section 8.2).
 const MEMORY_MAX: usize = 4096;
 
 /// The last releases of a worker.
 #[derive(Debug)]
 pub(super) struct Released {
-    transactions: HashMap<FiveTuple, TransactionId, FixedState>,
-    order: VecDeque<(Instant, FiveTuple)>,
+    transactions: HashMap<(FiveTuple, TransactionId), Credentials, FixedState>,
+    order: VecDeque<(Instant, FiveTuple, TransactionId)>,
 }
 
 impl Released {
@@ -27,33 +28,45 @@ impl Released {
         Self { transactions: HashMap::with_hasher(hasher), order: VecDeque::new() }
     }
 
-    /// Remembers the Refresh that released an allocation.
-    pub(super) fn remember(&mut self, client: FiveTuple, transaction: TransactionId, now: Instant) {
+    /// Remembers the Refresh that released an allocation, or the half of a dual one.
+    pub(super) fn remember(
+        &mut self,
+        client: FiveTuple,
+        transaction: TransactionId,
+        credentials: Credentials,
+        now: Instant,
+    ) {
         if self.order.len() >= MEMORY_MAX
-            && let Some((_, oldest)) = self.order.pop_front()
+            && let Some((_, client, transaction)) = self.order.pop_front()
         {
-            self.transactions.remove(&oldest);
+            self.transactions.remove(&(client, transaction));
         }
-        self.transactions.insert(client, transaction);
-        self.order.push_back((now + MEMORY, client));
+        if self.transactions.insert((client, transaction), credentials).is_none() {
+            self.order.push_back((now + MEMORY, client, transaction));
+        }
     }
 
-    /// Whether this transaction has just released the allocation of this 5-tuple.
+    /// Whether this transaction has just released something on this 5-tuple.
     pub(super) fn knows(&self, client: &FiveTuple, transaction: TransactionId) -> bool {
-        self.transactions.get(client) == Some(&transaction)
+        self.transactions.contains_key(&(*client, transaction))
+    }
+
+    /// The credentials of that release, with which its retransmission proves itself though they may have expired.
+    pub(super) fn credentials(&self, client: &FiveTuple, transaction: TransactionId) -> Option<&Credentials> {
+        self.transactions.get(&(*client, transaction))
     }
 
     /// Forgets what is old.
     pub(super) fn forget(&mut self, now: Instant) {
-        while let Some((expires_at, client)) = self.order.front()
-            && *expires_at <= now
+        while let Some(&(expires_at, client, transaction)) = self.order.front()
+            && expires_at <= now
         {
-            self.transactions.remove(client);
+            self.transactions.remove(&(client, transaction));
             self.order.pop_front();
         }
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.order.front().map(|(expires_at, _)| *expires_at)
+        self.order.front().map(|(expires_at, ..)| *expires_at)
     }
 }

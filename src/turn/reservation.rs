@@ -1,10 +1,13 @@
 //! Ports that EVEN-PORT reserved for a later Allocate (RFC 8656 sections 7.2 and 18.10).
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::quota::QuotaGuard;
 use crate::address::RelayedAddr;
+use crate::stun::ErrorCode;
 
 /// RFC 8656 section 7.2: "The server MUST hold this reservation for at least 30 seconds".
 pub(super) const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
@@ -12,34 +15,45 @@ pub(super) const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
 /// A token that names a reserved port.
 pub(super) type Token = [u8; 8];
 
+/// The port that goes with an even one.
+pub(super) fn next_port(address: RelayedAddr) -> RelayedAddr {
+    RelayedAddr::new(SocketAddr::new(address.ip(), address.port() + 1))
+}
+
 /// All reservations: "a server-wide reservation", so another worker may be the one that redeems it.
 #[derive(Debug, Default)]
 pub struct Reservations {
     by_token: Mutex<HashMap<Token, Reservation>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Reservation {
     address: RelayedAddr,
     expires_at: Instant,
+    /// It holds a port as an allocation does, and is paid for as one.
+    quota: QuotaGuard,
 }
 
 impl Reservations {
     /// Reserves a port that is claimed and whose socket is held.
-    pub(super) fn insert(&self, token: Token, address: RelayedAddr, expires_at: Instant) {
-        self.lock().insert(token, Reservation { address, expires_at });
+    pub(super) fn insert(&self, token: Token, address: RelayedAddr, expires_at: Instant, quota: QuotaGuard) {
+        self.lock().insert(token, Reservation { address, expires_at, quota });
     }
 
-    /// Redeems a token, once, while it has not expired.
-    pub(super) fn redeem(&self, token: Token, now: Instant) -> Option<RelayedAddr> {
+    /// Redeems a token, once, while it has not expired; `pay` takes the place of the allocation that does, given the
+    /// one of the reservation, and keeps the token good when it fails.
+    pub(super) fn redeem(
+        &self,
+        token: Token,
+        now: Instant,
+        pay: impl FnOnce(&QuotaGuard) -> Result<QuotaGuard, ErrorCode>,
+    ) -> Result<(RelayedAddr, QuotaGuard), ErrorCode> {
         let mut by_token = self.lock();
-        by_token.get(&token).filter(|reservation| now < reservation.expires_at)?;
-        by_token.remove(&token).map(|reservation| reservation.address)
-    }
-
-    /// Whether a token could be redeemed now.
-    pub(super) fn is_valid(&self, token: Token, now: Instant) -> bool {
-        self.lock().get(&token).is_some_and(|reservation| now < reservation.expires_at)
+        let reservation = by_token.get(&token).filter(|reservation| now < reservation.expires_at);
+        let reservation = reservation.ok_or(ErrorCode::InsufficientCapacity)?;
+        let (address, quota) = (reservation.address, pay(&reservation.quota)?);
+        by_token.remove(&token);
+        Ok((address, quota))
     }
 
     /// Takes out a reservation that nobody redeemed.

@@ -18,7 +18,7 @@ use super::peer_policy::PeerPolicy;
 use super::ports::Ports;
 use super::quota::Quotas;
 use super::released::Released;
-use super::reservation::{Reservations, Token};
+use super::reservation::{Reservations, Token, next_port};
 use super::settings::Settings;
 use super::table::Table;
 use crate::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
@@ -57,8 +57,8 @@ pub struct Policy {
 /// The TURN server of one worker.
 ///
 /// It knows no socket, no clock and no randomness but the seed. After each `handle_*` the shell drains
-/// [`Self::poll_effect`] to the end, carrying every effect out in order, and then waits until [`Self::poll_timeout`] for
-/// the next event.
+/// [`Self::poll_effect`] to the end, carrying every effect out in order, and then waits until [`Self::poll_timeout`]
+/// for the next event.
 #[derive(Debug)]
 pub struct Server {
     pub(super) settings: Arc<Settings>,
@@ -163,9 +163,7 @@ impl Server {
                 self.reserved.push_front((expires_at, token));
                 break;
             }
-            if let Some(address) = self.shared.reservations.expire(token) {
-                self.effects.push_back(Effect::CloseHeld { address });
-            }
+            self.close_reserved(token);
         }
         self.released.forget(now.instant);
     }
@@ -188,8 +186,11 @@ impl Server {
         }
     }
 
-    /// Ends every allocation: the daemon stops.
+    /// Ends every allocation and every reservation: the daemon stops.
     pub fn handle_stop(&mut self) {
+        while let Some((_, token)) = self.reserved.pop_front() {
+            self.close_reserved(token);
+        }
         let clients: Vec<_> = self.table.iter().map(|allocation| allocation.client).collect();
         for client in clients {
             if let Some(id) = self.table.find(&client) {
@@ -301,7 +302,10 @@ impl Server {
         for relay in allocation.relays.iter() {
             self.close_relay(RelayId { allocation: id, family: relay.address.family() }, relay.address);
         }
-        if allocation.opening.is_some() {
+        if let Some(opening) = &allocation.opening {
+            if let (Some(true), Some(relay)) = (opening.even_port, allocation.relays.iter().next()) {
+                self.effects.push_back(Effect::CloseHeld { address: next_port(relay.address) });
+            }
             return;
         }
         self.effects.push_back(Effect::AllocationEnded(Box::new(Ended {
@@ -311,6 +315,13 @@ impl Server {
             traffic: allocation.traffic,
             reason,
         })));
+    }
+
+    /// Closes the port of a reservation that nobody redeemed.
+    fn close_reserved(&mut self, token: Token) {
+        if let Some(address) = self.shared.reservations.expire(token) {
+            self.effects.push_back(Effect::CloseHeld { address });
+        }
     }
 
     fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {

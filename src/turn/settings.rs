@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::nat_behavior::NatBehavior;
 use crate::address::Family;
 
 /// The relay as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where relay sockets are bound. The first of each family is used first; further ones are chosen at random.
+    /// Where relay sockets are bound: an allocation has one of its family by chance, and another where that has no port
+    /// left.
     pub relay_addresses: Vec<RelayAddress>,
     /// The lowest relay port, included.
     pub port_min: u16,
@@ -26,6 +28,10 @@ pub struct Settings {
     pub software: Option<String>,
     /// Accepts channel numbers 0x5000-0x7FFF, which RFC 5766 allowed and RFC 8656 does not.
     pub channels_above_4fff: bool,
+    /// NAT Behavior Discovery (RFC 5780).
+    pub nat_behavior: Option<NatBehavior>,
+    /// Answers Binding requests of RFC 3489 clients, which have no magic cookie.
+    pub rfc3489: bool,
 }
 
 impl Settings {
@@ -67,7 +73,8 @@ pub struct PeerSettings {
     pub deny: Vec<IpNet>,
     /// Refuses every peer that `allow` does not name.
     pub allow_only: bool,
-    /// The addresses of this host's interfaces and the advertised ones: only live relayed addresses are reachable there.
+    /// The addresses of this host's interfaces and the advertised ones: only live relayed addresses are reachable
+    /// there.
     pub own_addresses: Vec<IpAddr>,
     /// The ports of this server's UDP listeners, which no relay reaches even where `allow` names an own address.
     pub listener_ports: Vec<u16>,

@@ -1,4 +1,4 @@
-//! The allocations of one worker, by slot and by 5-tuple. [hot]
+//! The allocations of one worker, by slot and by 5-tuple. Hot.
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;

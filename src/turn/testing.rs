@@ -15,5 +15,7 @@ pub(super) fn settings() -> Settings {
         limits: Limits::default(),
         software: Some("ferryd".to_owned()),
         channels_above_4fff: false,
+        nat_behavior: None,
+        rfc3489: false,
     }
 }

@@ -1,5 +1,7 @@
 //! The streams of a worker, and what waits to be written to them.
 
+use std::time::Instant;
+
 use super::routes::{CONNECTION_GENERATION_MASK, ConnectionId};
 use crate::address::FiveTuple;
 use crate::net::buffers::Buffers;
@@ -11,8 +13,8 @@ use crate::turn::Now;
 pub(super) struct Stream {
     pub(super) connection: Connection,
     pub(super) client: FiveTuple,
-    /// A whole message has come.
-    pub(super) has_spoken: bool,
+    /// When the last whole message came.
+    pub(super) heard_at: Option<Instant>,
     /// It is in [`Connections::to_flush`].
     to_flush: bool,
 }
@@ -56,7 +58,7 @@ impl Connections {
         });
         let entry = &mut self.slots[slot as usize];
         entry.stream =
-            Some(Box::new(Stream { client: connection.five_tuple(), connection, has_spoken: false, to_flush: false }));
+            Some(Box::new(Stream { client: connection.five_tuple(), connection, heard_at: None, to_flush: false }));
         ConnectionId { slot, generation: entry.generation }
     }
 

@@ -7,28 +7,25 @@ use tracing::{debug, info, warn};
 use super::connections::Message;
 use super::packet_loop::{RelaySocket, Worker};
 use super::routes::{Socket, Way};
-use super::udp::client_socket;
 use crate::address::RelayedAddr;
-use crate::net::poll::Interest;
+use crate::net::datagrams::{Datagrams, Role};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_relay};
 use crate::net::stream::Class;
 use crate::turn::effect::{Ended, RelaySource};
 use crate::turn::{Effect, Now, OpenError as Refusal, RelayId};
 
-impl Worker {
+impl<D: Datagrams> Worker<D> {
     /// Drains the server's effects, in order, until it has no more.
     pub(super) fn carry_out_effects(&mut self, now: Now) {
         while let Some(effect) = self.server.poll_effect() {
             match effect {
                 Effect::Reply { route, client, bytes } => match Way::of(route) {
                     Way::Udp { listener, scope } => {
-                        if self.send.is_full() {
-                            self.flush();
+                        let listener = self.listener_at(listener, client.server);
+                        let destination = listener.and_then(|listener| self.client(listener, scope, &client, 0));
+                        if let Some(destination) = destination {
+                            self.datagrams.send_copy(destination, self.server.reply_bytes(bytes));
                         }
-                        let token = Socket::Listener(listener).token();
-                        let to = client_socket(&client, scope);
-                        let bytes = self.server.reply_bytes(bytes);
-                        self.send.push_copy(token, to, Some(client.server.ip()), 0, bytes);
                     }
                     Way::Stream(connection) => {
                         let bytes = self.server.reply_bytes(bytes);
@@ -66,24 +63,31 @@ impl Worker {
             Some(socket) => socket,
             None => self.bind(address)?,
         };
-        if hold_next {
-            let mut next = address.socket_addr();
-            next.set_port(address.port() + 1);
-            let next = RelayedAddr::new(next);
-            let socket = self.bind(next)?;
-            self.held.hold(next, socket);
-        }
-        let token = Socket::Relay(relay).token();
-        if let Err(error) = self.poll.add(&socket, token, Interest::Readable, true) {
+        let next = match hold_next {
+            true => Some(self.bind_next(address)?),
+            false => None,
+        };
+        let key = self.datagrams.add(Socket::Relay(relay).token(), Role::Relay, socket).map_err(|error| {
             warn!(%address, %error, "cannot watch a relay socket");
-            return Err(Refusal::Exhausted);
+            Refusal::Exhausted
+        })?;
+        if let Some((next, socket)) = next {
+            self.held.hold(next, socket);
         }
         let index = relay.index();
         if index >= self.relays.len() {
-            self.relays.resize_with(index + 1, || None);
+            self.relays.resize(index + 1, None);
         }
-        self.relays[index] = Some(RelaySocket { id: relay, address, socket });
+        self.relays[index] = Some(RelaySocket { id: relay, key });
         Ok(())
+    }
+
+    /// The socket of the next-higher port, for a reservation.
+    fn bind_next(&mut self, address: RelayedAddr) -> Result<(RelayedAddr, UdpSocket), Refusal> {
+        let mut next = address.socket_addr();
+        next.set_port(address.port() + 1);
+        let next = RelayedAddr::new(next);
+        Ok((next, self.bind(next)?))
     }
 
     fn bind(&mut self, address: RelayedAddr) -> Result<UdpSocket, Refusal> {
@@ -103,14 +107,13 @@ impl Worker {
     }
 
     fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {
-        // What was relayed before the end still goes out.
-        self.flush();
-        if let Some(slot) = self.relays.get_mut(relay.index())
-            && slot.as_ref().is_some_and(|socket| socket.id == relay && socket.address == address)
-        {
-            *slot = None;
-        }
-        self.server.handle_port_closed(address);
+        let Some(key) = self.relay_socket(relay) else {
+            self.server.handle_port_closed(address);
+            return;
+        };
+        self.relays[relay.index()] = None;
+        self.closing.insert(relay, address);
+        self.datagrams.remove(key);
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod clock;
 mod connections;
+mod deadlines;
 mod effects;
 mod handle;
 mod held;
 pub mod neighbours;
+mod pace;
 mod packet_loop;
 mod routes;
 pub mod settings;

@@ -1,35 +1,34 @@
 //! The loop: wait, read, decide, carry out, write.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::clock::Clock;
 use super::connections::Connections;
+use super::deadlines::Deadlines;
 use super::handle::{Command, Report, WakeOnce};
 use super::held::HeldSockets;
 use super::neighbours::Neighbours;
+use super::pace::Pace;
 use super::routes::{ConnectionId, Socket};
+use super::settings::Settings;
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
-use crate::net::poll::{Event, Events, Interest, Poll};
-use crate::net::udp::{RecvBatch, SendBatch};
+use crate::net::datagrams::{Arrival, Datagrams, Role, SocketKey};
+use crate::net::poll::{Event, Events, Interest, sleep_precisely};
 use crate::turn::{Now, RelayId, Server};
 
-/// Datagrams read from one socket before the others have their turn: a flooded socket starves nobody.
-pub(super) const RECV_BATCH: usize = 32;
-/// Datagrams that wait for one flush.
-const SEND_BATCH: usize = 256;
 /// Events fetched by one wait.
 const EVENTS: usize = 256;
 
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
+    pub settings: Settings,
     pub server: Server,
     /// This worker's socket of every UDP listener's group.
     pub listeners: Vec<UdpSocket>,
@@ -40,40 +39,43 @@ pub struct Parts {
 }
 
 /// A packet loop with its sockets and its server.
-pub struct Worker {
+pub struct Worker<D> {
     pub(super) clock: Clock,
     pub(super) server: Server,
-    pub(super) poll: Poll,
+    pub(super) datagrams: D,
     pub(super) listeners: Vec<Listener>,
     /// By [`RelayId::index`].
     pub(super) relays: Vec<Option<RelaySocket>>,
+    /// Relay sockets that are being closed.
+    pub(super) closing: HashMap<RelayId, RelayedAddr>,
     pub(super) streams: Connections,
-    pub(super) recv: RecvBatch,
-    pub(super) send: SendBatch,
+    pub(super) deadlines: Deadlines,
     pub(super) neighbours: Neighbours,
     pub(super) held: HeldSockets,
     pub(super) statistics: Statistics,
-    /// Relay sockets, told of once, that may hold more than was read.
-    pub(super) unread: VecDeque<RelayId>,
     /// Streams that may hold more than was read, and whether they are hanging up.
     pub(super) unfinished: VecDeque<(ConnectionId, bool)>,
     /// The rings may hold more, and nobody wakes this worker for it.
     pub(super) more_from_neighbours: bool,
+    /// Packets read in this turn.
+    pub(super) packets: usize,
+    rest_max: Duration,
     commands: Receiver<Command>,
     wake: Arc<WakeOnce>,
 }
 
 /// A UDP listener's socket.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Listener {
-    pub(super) socket: UdpSocket,
+    pub(super) key: SocketKey,
     pub(super) address: SocketAddr,
 }
 
 /// A relay socket.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct RelaySocket {
     pub(super) id: RelayId,
-    pub(super) address: RelayedAddr,
-    pub(super) socket: UdpSocket,
+    pub(super) key: SocketKey,
 }
 
 /// Whether the loop goes on.
@@ -83,31 +85,32 @@ enum Turn {
     Stop,
 }
 
-impl Worker {
-    /// Fails when epoll, or a listener's address, cannot be had.
-    pub fn new(parts: Parts) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        poll.add(parts.wake.waker(), Socket::Waker.token(), Interest::Readable, false)?;
+impl<D: Datagrams> Worker<D> {
+    /// Fails when a socket cannot be watched, or does not tell its address.
+    pub fn new(parts: Parts, mut datagrams: D) -> io::Result<Self> {
+        datagrams.poll().add(parts.wake.waker(), Socket::Waker.token(), Interest::Readable, false)?;
         let mut listeners = Vec::new();
         for (index, socket) in parts.listeners.into_iter().enumerate() {
-            poll.add(&socket, Socket::Listener(index as u16).token(), Interest::Readable, false)?;
-            listeners.push(Listener { address: socket.local_addr()?, socket });
+            let address = socket.local_addr()?;
+            let key = datagrams.add(Socket::Listener(index as u16).token(), Role::Listener, socket)?;
+            listeners.push(Listener { key, address });
         }
         Ok(Self {
             clock: Clock,
             server: parts.server,
-            poll,
+            datagrams,
             listeners,
             relays: Vec::new(),
+            closing: HashMap::new(),
             streams: Connections::default(),
-            recv: RecvBatch::new(RECV_BATCH),
-            send: SendBatch::new(SEND_BATCH),
+            deadlines: Deadlines::default(),
             neighbours: parts.neighbours,
             held: parts.held,
             statistics: Statistics::default(),
-            unread: VecDeque::new(),
             unfinished: VecDeque::new(),
             more_from_neighbours: false,
+            packets: 0,
+            rest_max: parts.settings.wake_up_delay_max,
             commands: parts.commands,
             wake: parts.wake,
         })
@@ -116,9 +119,17 @@ impl Worker {
     /// Runs until told to stop.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        let mut pace = Pace::new(self.rest_max, self.clock.now().instant);
+        let mut rest = None;
+        sleep_precisely();
+        self.datagrams.start()?;
         loop {
-            self.poll.wait(&mut events, self.patience())?;
+            self.datagrams.wait(&mut events, self.patience(), rest)?;
             let now = self.clock.now();
+            self.packets = 0;
+            while let Some(arrival) = self.datagrams.next() {
+                self.handle_arrival(now, arrival);
+            }
             for index in 0..events.len() {
                 if let Some(event) = events.get(index) {
                     self.handle_event(now, event);
@@ -130,46 +141,62 @@ impl Worker {
                 self.server.handle_timeout(now);
                 self.carry_out_effects(now);
             }
+            self.end_silent_streams(now);
             let turn = self.handle_commands(now);
-            self.flush();
             self.flush_streams(now);
+            self.datagrams.flush();
             self.neighbours.wake();
+            rest = pace.rest(self.packets, now.instant, self.clock.now().instant);
             if turn == Turn::Stop {
                 return Ok(());
             }
         }
     }
 
-    /// How long to wait: not at all when something is known to be unread, else until the server's next timeout.
+    /// How long to wait: not at all when something is known to be unread, else until something expires.
     fn patience(&self) -> Option<Duration> {
-        if !self.unread.is_empty() || !self.unfinished.is_empty() || self.more_from_neighbours {
+        if self.datagrams.has_more() || !self.unfinished.is_empty() || self.more_from_neighbours {
             return Some(Duration::ZERO);
         }
-        let timeout = self.server.poll_timeout()?;
+        let timeout = [self.server.poll_timeout(), self.deadlines.next()].into_iter().flatten().min()?;
         Some(timeout.saturating_duration_since(self.clock.now().instant))
+    }
+
+    fn handle_arrival(&mut self, now: Now, arrival: Arrival) {
+        match arrival {
+            Arrival::Datagram(datagram) => {
+                self.packets += 1;
+                match Socket::of(datagram.token) {
+                    Socket::Listener(index) => self.handle_client_datagram(now, index, &datagram),
+                    Socket::Relay(relay) => self.handle_peer_datagram(now, relay, &datagram),
+                    Socket::Waker | Socket::Connection(_) => {}
+                }
+            }
+            Arrival::Errors(token) => {
+                if let Socket::Relay(relay) = Socket::of(token) {
+                    self.read_relay_errors(now, relay);
+                }
+            }
+            Arrival::Closed(token) => {
+                if let Socket::Relay(relay) = Socket::of(token)
+                    && let Some(address) = self.closing.remove(&relay)
+                {
+                    self.server.handle_port_closed(address);
+                }
+            }
+        }
     }
 
     fn handle_event(&mut self, now: Now, event: Event) {
         match Socket::of(event.token) {
             Socket::Waker => self.wake.reset(),
-            Socket::Listener(index) => self.read_listener(now, index),
-            Socket::Relay(relay) => {
-                if event.error {
-                    self.read_relay_errors(now, relay);
-                }
-                self.read_relay(now, relay);
-            }
             Socket::Connection(connection) => self.serve_stream(now, connection, event),
+            Socket::Listener(_) | Socket::Relay(_) => {}
         }
     }
 
-    /// Goes on where a budget ended, one batch each.
+    /// Goes on with streams whose budget has ended, one more each.
     fn read_on(&mut self, now: Now) {
-        for _ in 0..self.unread.len() {
-            if let Some(relay) = self.unread.pop_front() {
-                self.read_relay(now, relay);
-            }
-        }
         for _ in 0..self.unfinished.len() {
             if let Some((connection, hang_up)) = self.unfinished.pop_front() {
                 self.read_stream(now, connection, hang_up);
@@ -201,26 +228,17 @@ impl Worker {
             allocations: self.server.allocations(),
             connections: self.streams.len(),
             counters: self.server.counters().clone(),
-            statistics: Statistics { stream_dropped: self.streams.dropped, ..self.statistics },
+            statistics: Statistics {
+                sent: self.datagrams.sent(),
+                stream_dropped: self.streams.dropped,
+                ..self.statistics
+            },
         }
     }
 
-    /// Gives everything that waits to the kernel.
-    pub(super) fn flush(&mut self) {
-        if self.send.is_empty() {
-            return;
-        }
-        let (listeners, relays) = (&self.listeners, &self.relays);
-        let report = self.send.flush(&self.recv, |token| match Socket::of(token) {
-            Socket::Listener(index) => listeners.get(usize::from(index)).map(|listener| listener.socket.as_fd()),
-            Socket::Relay(relay) => relay_socket(relays, relay).map(|relay| relay.socket.as_fd()),
-            Socket::Waker | Socket::Connection(_) => None,
-        });
-        self.statistics.sent += report;
+    /// The socket of a relay, if it is still that relay's.
+    pub(super) fn relay_socket(&self, relay: RelayId) -> Option<SocketKey> {
+        let socket = self.relays.get(relay.index())?.as_ref()?;
+        (socket.id == relay).then_some(socket.key)
     }
-}
-
-/// The socket of a relay, if it is still that relay's.
-pub(super) fn relay_socket(relays: &[Option<RelaySocket>], relay: RelayId) -> Option<&RelaySocket> {
-    relays.get(relay.index())?.as_ref().filter(|socket| socket.id == relay)
 }

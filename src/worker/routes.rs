@@ -17,13 +17,14 @@ pub(super) enum Socket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionId {
     pub(super) slot: u32,
-    /// 30 bits.
+    /// 28 bits.
     pub(super) generation: u32,
 }
 
-pub(super) const CONNECTION_GENERATION_MASK: u32 = (1 << 30) - 1;
+pub(super) const CONNECTION_GENERATION_MASK: u32 = (1 << 28) - 1;
 
-const TAG_SHIFT: u32 = 62;
+/// The highest bit belongs to the datagram back end.
+const TAG_SHIFT: u32 = 61;
 const TAG_WAKER: u64 = 0;
 const TAG_LISTENER: u64 = 1;
 const TAG_RELAY: u64 = 2;
@@ -40,7 +41,7 @@ impl Socket {
     }
 
     pub(super) fn of(Token(token): Token) -> Self {
-        match token >> TAG_SHIFT {
+        match token >> TAG_SHIFT & 0b11 {
             TAG_WAKER => Self::Waker,
             TAG_LISTENER => Self::Listener(token as u16),
             TAG_RELAY => Self::Relay(RelayId::unpack(token)),

@@ -1,9 +1,39 @@
 //! What an operator decides about listeners.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 pub use crate::net::accept::Accept;
 pub use crate::net::admission::AcceptLimits;
+
+/// How a worker goes about its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub backend: Backend,
+    /// A packet may wait this long for others, so that one wake-up serves them all; zero is never.
+    pub wake_up_delay_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { backend: Backend::Auto, wake_up_delay_max: Duration::from_micros(500) }
+    }
+}
+
+/// What datagrams are received and sent by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// io_uring where the kernel has all of it and allows it, else epoll.
+    Auto,
+    Epoll,
+    IoUring,
+}
+
+impl Backend {
+    /// The names in the configuration.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("auto", Self::Auto), ("epoll", Self::Epoll), ("io-uring", Self::IoUring)];
+}
 
 /// A socket that clients reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,8 @@ pub struct Statistics {
     pub stream_dropped: u64,
     /// Streams closed because what they sent could not be framed.
     pub stream_garbage: u64,
+    /// Streams closed because they owned nothing and said nothing.
+    pub stream_silent: u64,
     /// Relay sockets that could not be opened.
     pub relay_open_failed: u64,
 }

@@ -2,10 +2,12 @@
 
 use tracing::debug;
 
+use super::deadlines::{Found, IDLE_DEADLINE};
 use super::packet_loop::Worker;
 use super::routes::{ConnectionId, Socket, Way};
 use super::udp::Body;
 use crate::net::accept::Established;
+use crate::net::datagrams::Datagrams;
 use crate::net::poll::{Event, Interest};
 use crate::net::stream::{Connection, Fill, QueueLimits};
 use crate::stun::framing::frame_len;
@@ -23,17 +25,18 @@ enum Framing {
     Lost,
 }
 
-impl Worker {
+impl<D: Datagrams> Worker<D> {
     /// Takes an established stream over.
     pub(super) fn add_stream(&mut self, now: Now, established: Established) {
         let id = self.streams.insert(Connection::new(established, QueueLimits::default()));
         let Some((stream, _)) = self.streams.get_mut(id) else { return };
         let token = Socket::Connection(id).token();
-        if let Err(error) = self.poll.add(&stream.connection, token, Interest::Both, true) {
+        if let Err(error) = self.datagrams.poll().add(&stream.connection, token, Interest::Both, true) {
             debug!(%error, "cannot watch a stream");
             self.streams.remove(id);
             return;
         }
+        self.deadlines.add(now.instant, id);
         // The handshake may have read the first message along.
         self.read_stream(now, id, false);
     }
@@ -81,9 +84,13 @@ impl Worker {
         let Some((stream, _)) = self.streams.get_mut(id) else { return Framing::Lost };
         let (client, route) = (stream.client, Way::Stream(id).route());
         let mut received = stream.connection.take_received();
-        let mut is_first = !stream.has_spoken;
+        let mut heard_at = stream.heard_at;
         let framing = loop {
             let bytes = received.bytes();
+            // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
+            if heard_at.is_none() && bytes.first().is_some_and(|first| *first >= 0x40) {
+                break Framing::Lost;
+            }
             let len = match frame_len(bytes) {
                 Ok(Some(len)) if len <= bytes.len() => len,
                 Ok(Some(_) | None) => break Framing::WantsMore,
@@ -93,22 +100,41 @@ impl Worker {
                 }
             };
             let message = &bytes[..len];
-            // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
-            if is_first && message[0] >= 0x40 {
-                break Framing::Lost;
-            }
-            is_first = false;
+            heard_at = Some(now.instant);
             if let Some(forward) = self.server.handle_client(now, &client, route, message) {
                 self.forward(now, forward, Body::Bytes(message), 0);
             }
             self.carry_out_effects(now);
+            self.packets += 1;
             received.consume(len);
         };
         if let Some((stream, buffers)) = self.streams.get_mut(id) {
-            stream.has_spoken = !is_first;
+            stream.heard_at = heard_at;
             stream.connection.restore_received(received, buffers);
         }
         framing
+    }
+
+    /// Looks at the streams whose deadline has come, and ends those that own nothing and say nothing.
+    pub(super) fn end_silent_streams(&mut self, now: Now) {
+        while let Some(id) = self.deadlines.pop_due(now.instant) {
+            let found = match self.streams.get_mut(id) {
+                None => Found::Gone,
+                Some((stream, _)) => {
+                    let heard_lately = stream.heard_at.is_some_and(|heard| now.instant < heard + IDLE_DEADLINE);
+                    if heard_lately || self.server.has_allocation(&stream.client) {
+                        Found::Alive
+                    } else {
+                        Found::Silent
+                    }
+                }
+            };
+            if found == Found::Silent {
+                self.statistics.stream_silent += 1;
+                self.close_stream(now, id);
+            }
+            self.deadlines.settle(now.instant, id, found);
+        }
     }
 
     /// Ends a stream, and the allocation that it owns.

@@ -1,16 +1,17 @@
-//! Datagrams: from clients, from peers, and to both. [hot]
+//! Datagrams: from clients, from peers, and to both. Hot.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::connections::Message;
 use super::neighbours::Packet;
-use super::packet_loop::{RECV_BATCH, Worker, relay_socket};
-use super::routes::{Socket, Way};
+use super::packet_loop::{Listener, Worker};
+use super::routes::Way;
 use crate::address::{ClientAddr, FiveTuple, PeerAddr, ServerAddr, Transport};
-use crate::net::error_queue::{ERRORS_PER_READ, read_error_queue};
+use crate::net::datagrams::{Datagram, Datagrams, Destination, SocketKey};
+use crate::net::error_queue::read_error_queue;
 use crate::net::socket::set_dont_fragment;
 use crate::net::stream::Class;
-use crate::net::udp::{HEADROOM, RecvMeta};
+use crate::net::udp::HEADROOM;
 use crate::turn::{Forward, IcmpError, Now, RelayId};
 
 /// Packets taken from other workers in one turn.
@@ -25,70 +26,53 @@ pub(super) enum Body<'a> {
     Bytes(&'a [u8]),
 }
 
-impl Worker {
-    /// Reads one batch from a listener; epoll tells again while there is more.
-    pub(super) fn read_listener(&mut self, now: Now, index: u16) {
+impl<D: Datagrams> Worker<D> {
+    /// A datagram from a client.
+    pub(super) fn handle_client_datagram(&mut self, now: Now, index: u16, datagram: &Datagram) {
         let Some(listener) = self.listeners.get(usize::from(index)) else { return };
-        let address = listener.address;
-        // What fails here is the host's want of memory; epoll tells again.
-        let count = self.recv.recv(&listener.socket, RECV_BATCH).unwrap_or(0);
-        for slot in 0..count {
-            let meta = self.recv.meta(slot);
-            if meta.truncated {
-                self.statistics.truncated += 1;
-                continue;
-            }
-            let client = FiveTuple {
-                transport: Transport::Udp,
-                client: ClientAddr::new(meta.from),
-                server: ServerAddr::new(SocketAddr::new(meta.to.unwrap_or(address.ip()), address.port())),
-            };
-            let route = Way::Udp { listener: index, scope: scope_of(meta.from) }.route();
-            let forward = self.server.handle_client(now, &client, route, self.recv.datagram(slot));
-            if let Some(forward) = forward {
-                self.forward(now, forward, Body::Slot(slot), meta.tos);
-            }
+        if datagram.truncated {
+            self.statistics.truncated += 1;
+            return;
+        }
+        let asked = SocketAddr::new(datagram.to.unwrap_or(listener.address.ip()), listener.address.port());
+        let client = FiveTuple {
+            transport: Transport::Udp,
+            client: ClientAddr::new(datagram.from),
+            server: ServerAddr::new(asked),
+        };
+        let route = Way::Udp { listener: index, scope: scope_of(datagram.from) }.route();
+        let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
+        if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
+            self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
+        } else {
             self.carry_out_effects(now);
         }
-        self.flush();
     }
 
-    /// Reads one batch from a relay socket, and remembers it when there may be more: epoll tells each arrival once.
-    pub(super) fn read_relay(&mut self, now: Now, relay: RelayId) {
-        let Some(socket) = relay_socket(&self.relays, relay) else { return };
-        let count = self.recv.recv(&socket.socket, RECV_BATCH).unwrap_or(0);
-        let error_pending = self.recv.error_pending();
-        for slot in 0..count {
-            let RecvMeta { from, truncated, tos, len, .. } = self.recv.meta(slot);
-            if truncated {
-                self.statistics.truncated += 1;
-            } else if let Some(forward) = self.server.handle_peer(now, relay, PeerAddr::new(from), len) {
-                self.forward(now, forward, Body::Slot(slot), tos);
-            }
+    /// A datagram from a peer.
+    pub(super) fn handle_peer_datagram(&mut self, now: Now, relay: RelayId, datagram: &Datagram) {
+        if datagram.truncated {
+            self.statistics.truncated += 1;
+            return;
         }
-        self.flush();
-        if error_pending {
-            self.read_relay_errors(now, relay);
-        }
-        if count == RECV_BATCH || error_pending {
-            self.unread.push_back(relay);
+        let from = PeerAddr::new(datagram.from);
+        if let Some(forward) = self.server.handle_peer(now, relay, from, datagram.len) {
+            self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
         }
     }
 
     /// Reads the ICMP errors about what a relay socket has sent (RFC 8656 section 11.5).
     pub(super) fn read_relay_errors(&mut self, now: Now, relay: RelayId) {
-        let Some(socket) = relay_socket(&self.relays, relay) else { return };
+        let Some(socket) = self.relay_socket(relay).and_then(|key| self.datagrams.socket(key)) else { return };
         let mut errors = Vec::new();
-        let taken = read_error_queue(&socket.socket, |error| errors.push(error)).unwrap_or(0);
+        // A queue that holds more raises the next arrival.
+        let _ = read_error_queue(socket, |error| errors.push(error));
         for error in errors {
             let peer = PeerAddr::new(error.to);
             let error = IcmpError { peer, kind: error.kind, code: error.code, mtu: error.mtu };
             self.server.handle_peer_error(now, relay, error);
         }
         self.carry_out_effects(now);
-        if taken == ERRORS_PER_READ {
-            self.unread.push_back(relay);
-        }
     }
 
     /// Takes what other workers' clients sent to relayed addresses of this one.
@@ -108,50 +92,43 @@ impl Worker {
     /// Sends application data on. `tos` is what it arrived with: RFC 8656 section 14, "Set the outgoing value to the
     /// incoming value".
     pub(super) fn forward(&mut self, now: Now, forward: Forward, body: Body<'_>, tos: u8) {
-        if self.send.is_full() {
-            self.flush();
-        }
         match forward {
             Forward::ToPeer { relay, peer, payload, dont_fragment } => {
+                let Some(socket) = self.relay_socket(relay) else { return };
                 if dont_fragment {
-                    self.flush();
-                    self.set_dont_fragment(relay, true);
+                    self.set_dont_fragment(socket, true);
                 }
-                let (token, to) = (Socket::Relay(relay).token(), peer.socket_addr());
+                let destination = Destination { socket, to: peer.socket_addr(), source: None, tos };
                 match body {
                     Body::Slot(slot) => {
-                        let (start, len) = (HEADROOM + payload.start, payload.len());
-                        self.send.push_slot(token, to, None, tos, slot, start, len);
+                        self.datagrams.send_slot(destination, slot, HEADROOM + payload.start, payload.len());
                     }
-                    Body::Bytes(bytes) => _ = self.send.push_copy(token, to, None, tos, &bytes[payload]),
+                    Body::Bytes(bytes) => self.datagrams.send_copy(destination, &bytes[payload]),
                 }
                 if dont_fragment {
-                    self.flush();
-                    self.set_dont_fragment(relay, false);
+                    self.set_dont_fragment(socket, false);
                 }
             }
             Forward::ToClient { route, client, prefix, payload, padding } => {
                 let prefix = prefix.as_bytes();
                 match (Way::of(route), body) {
                     (Way::Udp { listener, scope }, Body::Slot(slot)) => {
+                        let Some(destination) = self.client(listener, scope, &client, tos) else { return };
                         let start = HEADROOM + payload.start - prefix.len();
                         let end = HEADROOM + payload.end;
-                        let bytes = self.recv.slot_mut(slot);
+                        let bytes = self.datagrams.slot_mut(slot);
                         bytes[start..start + prefix.len()].copy_from_slice(prefix);
                         bytes[end..end + usize::from(padding)].fill(0);
-                        let len = end + usize::from(padding) - start;
-                        let token = Socket::Listener(listener).token();
-                        let source = Some(client.server.ip());
-                        self.send.push_slot(token, client_socket(&client, scope), source, tos, slot, start, len);
+                        self.datagrams.send_slot(destination, slot, start, end + usize::from(padding) - start);
                     }
                     (Way::Udp { listener, scope }, Body::Bytes(bytes)) => {
+                        let Some(destination) = self.client(listener, scope, &client, tos) else { return };
                         let message = [prefix, &bytes[payload], &[0; 3][..usize::from(padding)]].concat();
-                        let (token, to) = (Socket::Listener(listener).token(), client_socket(&client, scope));
-                        self.send.push_copy(token, to, Some(client.server.ip()), tos, &message);
+                        self.datagrams.send_copy(destination, &message);
                     }
                     (Way::Stream(connection), body) => {
                         let bytes = match body {
-                            Body::Slot(slot) => self.recv.datagram(slot),
+                            Body::Slot(slot) => self.datagrams.datagram(slot),
                             Body::Bytes(bytes) => bytes,
                         };
                         let message = Message { class: Class::Data, prefix, payload: &bytes[payload], padding };
@@ -161,7 +138,7 @@ impl Worker {
             }
             Forward::ToWorker { worker, relay, from, payload } => {
                 let bytes = match body {
-                    Body::Slot(slot) => self.recv.datagram(slot)[payload].to_vec(),
+                    Body::Slot(slot) => self.datagrams.datagram(slot)[payload].to_vec(),
                     Body::Bytes(bytes) => bytes[payload].to_vec(),
                 };
                 let passed = self.neighbours.pass(usize::from(worker.0), Packet { relay, from, bytes });
@@ -170,10 +147,33 @@ impl Worker {
         }
     }
 
-    fn set_dont_fragment(&self, relay: RelayId, dont_fragment: bool) {
-        if let Some(socket) = relay_socket(&self.relays, relay) {
+    /// The way to a UDP client; a listener that has one address alone need not be told which to send from.
+    pub(super) fn client(&self, listener: u16, scope: u32, client: &FiveTuple, tos: u8) -> Option<Destination> {
+        let listener = self.listeners.get(usize::from(listener))?;
+        let source = listener.address.ip().is_unspecified().then(|| client.server.ip());
+        Some(Destination { socket: listener.key, to: client_socket(client, scope), source, tos })
+    }
+
+    /// The listener that sends from `server`: the one that was asked, or this worker's socket of another one's group when
+    /// an answer leaves from an alternate address (RFC 5780 section 6.1).
+    pub(super) fn listener_at(&self, asked: u16, server: ServerAddr) -> Option<u16> {
+        let sends_from = |listener: &Listener| {
+            let (own, server) = (listener.address, server.socket_addr());
+            let any = own.ip().is_unspecified() && own.is_ipv4() == server.is_ipv4();
+            own.port() == server.port() && (any || own.ip() == server.ip())
+        };
+        if self.listeners.get(usize::from(asked)).is_some_and(sends_from) {
+            return Some(asked);
+        }
+        self.listeners.iter().position(sends_from).map(|index| index as u16)
+    }
+
+    /// Changes DF for what is sent from now on.
+    fn set_dont_fragment(&mut self, socket: SocketKey, dont_fragment: bool) {
+        self.datagrams.flush();
+        if let Some(socket) = self.datagrams.socket(socket) {
             // Without it the datagram goes out fragmentable, which is what RFC 8656 section 14 falls back to.
-            let _ = set_dont_fragment(&socket.socket, dont_fragment);
+            let _ = set_dont_fragment(socket, dont_fragment);
         }
     }
 }
@@ -187,7 +187,7 @@ fn scope_of(address: SocketAddr) -> u32 {
 }
 
 /// Where a client is reached, its interface included.
-pub(super) fn client_socket(client: &FiveTuple, scope: u32) -> SocketAddr {
+fn client_socket(client: &FiveTuple, scope: u32) -> SocketAddr {
     match client.client.ip() {
         IpAddr::V6(ip) if scope != 0 => SocketAddrV6::new(ip, client.client.port(), 0, scope).into(),
         IpAddr::V4(_) | IpAddr::V6(_) => client.client.socket_addr(),

@@ -3,10 +3,12 @@
 //! A datagram is received into a slot of a [`RecvBatch`], between [`HEADROOM`] and [`TAILROOM`], so that what goes in
 //! front of it is written in place; a [`SendBatch`] then refers to a part of that slot, or keeps a copy of other bytes.
 
+mod layout;
 mod recv;
 mod report;
 mod send;
 
+pub(in crate::net) use layout::Layout;
 pub use recv::{RecvBatch, RecvMeta};
 pub use report::SendReport;
 pub use send::SendBatch;
@@ -23,7 +25,7 @@ pub const PAYLOAD_MAX: usize = 65535;
 
 /// Whether an error of a socket call may be that of an ICMP message about an earlier datagram, which says nothing
 /// about this call: the kernel reports such an error once, through whichever call comes next.
-fn may_come_from_icmp(errno: i32) -> bool {
+pub(in crate::net) fn may_come_from_icmp(errno: i32) -> bool {
     matches!(
         errno,
         libc::ECONNREFUSED

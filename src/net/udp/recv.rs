@@ -3,6 +3,7 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
@@ -33,7 +34,7 @@ pub struct RecvMeta {
 
 /// Room for a batch of received datagrams, each in a slot of its own.
 ///
-/// A slot is [`HEADROOM`] bytes, the datagram, and the rest. It keeps its bytes until the next [`recv`](Self::recv).
+/// A slot is [`HEADROOM`] bytes, the datagram, and the rest. It keeps its bytes until it is [cleared](Self::clear).
 pub struct RecvBatch {
     bytes: Fixed<u8>,
     names: Fixed<Name>,
@@ -91,7 +92,7 @@ impl RecvBatch {
             filled,
             error_pending: false,
         };
-        batch.reset();
+        batch.clear();
         batch
     }
 
@@ -100,43 +101,59 @@ impl RecvBatch {
         self.headers.as_slice().len()
     }
 
-    /// Receives up to `max` datagrams in one system call, without waiting, and returns how many; they are in the slots
-    /// below that number, in the order of arrival. Zero means that nothing is there.
+    /// Receives up to `max` datagrams into the free slots in one system call, without waiting, and returns the slots, in
+    /// the order of arrival; an empty range means that nothing is there, or that no slot is free.
     ///
     /// Errors that ICMP messages cause are no errors of the socket: they are consumed, reading goes on, and
     /// [`error_pending`](Self::error_pending) says so. All others are returned.
-    pub fn recv(&mut self, socket: &UdpSocket, max: usize) -> io::Result<usize> {
-        self.reset();
+    pub fn recv(&mut self, socket: &UdpSocket, max: usize) -> io::Result<Range<usize>> {
         self.error_pending = false;
-        let max = max.min(self.slots());
+        let first = self.filled;
+        let max = max.min(self.slots() - first);
         if max == 0 {
-            return Ok(0);
+            return Ok(first..first);
         }
         for _ in 0..ERRORS_PER_RECV {
-            // SAFETY: the first `max` headers point to names, buffers and control messages that `self` owns, each with
-            // its length, and `&mut self` keeps everyone else away from them during the call.
+            // SAFETY: `max` headers from `first` on point to names, buffers and control messages that `self` owns, each
+            // with its length, and `&mut self` keeps everyone else away from them during the call.
             let received = unsafe {
                 libc::recvmmsg(
                     socket.as_raw_fd(),
-                    self.headers.as_ptr(),
+                    self.headers.as_ptr().add(first),
                     max as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                     ptr::null_mut(),
                 )
             };
             if let Ok(received) = usize::try_from(received) {
-                self.filled = received;
-                return Ok(received);
+                self.filled = first + received;
+                return Ok(first..self.filled);
             }
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
-                Some(libc::EAGAIN) => return Ok(0),
+                Some(libc::EAGAIN) => return Ok(first..first),
                 Some(libc::EINTR) => {}
                 Some(errno) if may_come_from_icmp(errno) => self.error_pending = true,
                 Some(_) | None => return Err(error),
             }
         }
-        Ok(0)
+        Ok(first..first)
+    }
+
+    /// The number of slots that [`recv`](Self::recv) can still fill before they are [cleared](Self::clear).
+    pub fn free(&self) -> usize {
+        self.slots() - self.filled
+    }
+
+    /// Frees all slots; what they hold is lost.
+    pub fn clear(&mut self) {
+        // The kernel gets back the lengths that it overwrote.
+        for message in &mut self.headers.as_mut_slice()[..self.filled] {
+            message.msg_hdr.msg_namelen = Name::BYTES;
+            message.msg_hdr.msg_controllen = Control::BYTES as _;
+            message.msg_hdr.msg_flags = 0;
+        }
+        self.filled = 0;
     }
 
     /// Whether the last [`recv`](Self::recv) met the error of an ICMP message: the error queue of the socket has
@@ -148,12 +165,12 @@ impl RecvBatch {
     /// What is known about the datagram in slot `index`.
     ///
     /// # Panics
-    /// If `index` is not below what the last [`recv`](Self::recv) returned.
+    /// If nothing was received into the slot since the last [`clear`](Self::clear).
     pub fn meta(&self, index: usize) -> RecvMeta {
         let message = &self.headers.as_slice()[..self.filled][index];
         let header = &message.msg_hdr;
         let mut received = Received::default();
-        // SAFETY: the kernel filled this header and its control messages in the last recv.
+        // SAFETY: the kernel filled this header and its control messages when it received into the slot.
         unsafe { control::for_each(header, |level, kind, payload| received.take(level, kind, payload)) };
         let nowhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
         RecvMeta {
@@ -169,7 +186,7 @@ impl RecvBatch {
     /// The datagram in slot `index`.
     ///
     /// # Panics
-    /// If `index` is not below what the last [`recv`](Self::recv) returned.
+    /// If nothing was received into the slot since the last [`clear`](Self::clear).
     pub fn datagram(&self, index: usize) -> &[u8] {
         let len = (self.headers.as_slice()[..self.filled][index].msg_len as usize).min(self.payload_max);
         let start = index * self.slot_bytes + HEADROOM;
@@ -191,23 +208,13 @@ impl RecvBatch {
         let slot = index.checked_mul(self.slot_bytes)?;
         self.bytes.as_slice().get(slot..)?.get(start..end)
     }
-
-    /// Gives the kernel back the lengths that it overwrote.
-    fn reset(&mut self) {
-        for message in &mut self.headers.as_mut_slice()[..self.filled] {
-            message.msg_hdr.msg_namelen = Name::BYTES;
-            message.msg_hdr.msg_controllen = Control::BYTES as _;
-            message.msg_hdr.msg_flags = 0;
-        }
-        self.filled = 0;
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::net::socket::{UdpOptions, open_relay, open_udp_listeners};
-    use crate::net::test_support::{closed_port, wait_for_datagram, wait_for_error};
+    use crate::net::test_support::{closed_port, receive_anew, wait_for_datagram, wait_for_error};
 
     fn listener(address: &str) -> UdpSocket {
         open_udp_listeners(address.parse().unwrap(), 1, &UdpOptions::default()).unwrap().remove(0)
@@ -221,8 +228,8 @@ mod tests {
     fn nothing_to_receive_is_zero() {
         let socket = listener("127.0.0.1:0");
         let mut batch = RecvBatch::new(4);
-        assert_eq!(batch.recv(&socket, 4).unwrap(), 0);
-        assert_eq!(batch.recv(&socket, 0).unwrap(), 0);
+        assert_eq!(receive_anew(&mut batch, &socket, 4), 0);
+        assert_eq!(receive_anew(&mut batch, &socket, 0), 0);
         assert!(!batch.error_pending());
     }
 
@@ -235,7 +242,7 @@ mod tests {
             client.send_to(b"hello", (to, socket.local_addr().unwrap().port())).unwrap();
             wait_for_datagram(&socket);
             let mut batch = RecvBatch::new(4);
-            assert_eq!(batch.recv(&socket, 4).unwrap(), 1);
+            assert_eq!(receive_anew(&mut batch, &socket, 4), 1);
             let from = client.local_addr().unwrap();
             let expected = RecvMeta { from, to: Some(to), len: 5, tos: 0, truncated: false, drops: None };
             assert_eq!(batch.meta(0), expected);
@@ -258,7 +265,7 @@ mod tests {
             }
             peer.send_to(b"", relay.local_addr().unwrap()).unwrap();
             wait_for_datagram(&relay);
-            assert_eq!(batch.recv(&relay, 4).unwrap(), 1);
+            assert_eq!(receive_anew(&mut batch, &relay, 4), 1);
             let meta = batch.meta(0);
             assert_eq!((meta.tos, meta.to, meta.len), (0xb9, None, 0));
         }
@@ -277,7 +284,7 @@ mod tests {
             for (socket, client, payload) in [(&v4, &from_v4, &b"four"[..]), (&v6, &from_v6, &b"sixsix"[..])] {
                 client.send_to(payload, socket.local_addr().unwrap()).unwrap();
                 wait_for_datagram(socket);
-                assert_eq!(batch.recv(socket, 2).unwrap(), 1);
+                assert_eq!(receive_anew(&mut batch, socket, 2), 1);
                 assert_eq!(batch.meta(0).from, client.local_addr().unwrap());
                 assert_eq!(batch.meta(0).to, Some(socket.local_addr().unwrap().ip()));
                 assert_eq!(batch.meta(0).tos, if socket.local_addr().unwrap().is_ipv6() { 0xb9 } else { 0 });
@@ -294,7 +301,7 @@ mod tests {
         client.send_to(&payload, socket.local_addr().unwrap()).unwrap();
         wait_for_datagram(&socket);
         let mut batch = RecvBatch::new(2);
-        assert_eq!(batch.recv(&socket, 2).unwrap(), 1);
+        assert_eq!(receive_anew(&mut batch, &socket, 2), 1);
         assert!(!batch.meta(0).truncated);
         assert_eq!(batch.datagram(0), payload);
     }
@@ -309,7 +316,7 @@ mod tests {
         let mut batch = RecvBatch::with_payload_max(4, 100);
         for truncated in [false, true] {
             wait_for_datagram(&socket);
-            assert_eq!(batch.recv(&socket, 1).unwrap(), 1);
+            assert_eq!(receive_anew(&mut batch, &socket, 1), 1);
             assert_eq!((batch.meta(0).truncated, batch.meta(0).len), (truncated, 100));
             assert_eq!(batch.datagram(0), [1; 100]);
         }
@@ -325,7 +332,7 @@ mod tests {
         }
         for received in 0..2 {
             wait_for_datagram(&socket);
-            assert_eq!(batch.recv(&socket, 1).unwrap(), 1, "{received}");
+            assert_eq!(receive_anew(&mut batch, &socket, 1), 1, "{received}");
             let slot = batch.slot_mut(0);
             assert!(slot.len() >= HEADROOM + PAYLOAD_MAX + TAILROOM);
             slot[HEADROOM - 2..HEADROOM].copy_from_slice(b">>");
@@ -354,7 +361,7 @@ mod tests {
         // The counter comes with a datagram that was queued after a drop.
         for _ in 0..3 {
             wait_for_datagram(&relay);
-            let count = batch.recv(&relay, sent).unwrap();
+            let count = receive_anew(&mut batch, &relay, sent);
             received += count;
             drops = (0..count).find_map(|i| batch.meta(i).drops).or(drops);
             peer.send_to(b"after the drops", to).unwrap();
@@ -373,16 +380,16 @@ mod tests {
             let (_closed, to) = closed_port(ip);
             relay.send_to(b"anyone?", to).unwrap();
             wait_for_error(&relay);
-            assert_eq!(batch.recv(&relay, 4).unwrap(), 0);
+            assert_eq!(receive_anew(&mut batch, &relay, 4), 0);
             assert!(batch.error_pending());
-            assert_eq!(batch.recv(&relay, 4).unwrap(), 0);
+            assert_eq!(receive_anew(&mut batch, &relay, 4), 0);
             assert!(!batch.error_pending());
 
             relay.send_to(b"anyone?", to).unwrap();
             wait_for_error(&relay);
             peer.send_to(b"still here", relay.local_addr().unwrap()).unwrap();
             wait_for_datagram(&relay);
-            assert_eq!(batch.recv(&relay, 4).unwrap(), 1);
+            assert_eq!(receive_anew(&mut batch, &relay, 4), 1);
             assert!(batch.error_pending());
             assert_eq!(batch.datagram(0), b"still here");
         }
@@ -396,7 +403,7 @@ mod tests {
         client.send_to(b"x", socket.local_addr().unwrap()).unwrap();
         wait_for_datagram(&socket);
         let moved = std::thread::spawn(move || {
-            assert_eq!(batch.recv(&socket, 2).unwrap(), 1);
+            assert_eq!(receive_anew(&mut batch, &socket, 2), 1);
             batch
         });
         assert_eq!(moved.join().unwrap().datagram(0), b"x");

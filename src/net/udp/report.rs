@@ -46,7 +46,7 @@ impl SendReport {
             + self.other
     }
 
-    pub(super) fn count_error(&mut self, errno: i32) {
+    pub(in crate::net) fn count_error(&mut self, errno: i32) {
         let counter = match errno {
             libc::EAGAIN => &mut self.would_block,
             libc::ENOBUFS | libc::ENOMEM => &mut self.no_buffers,

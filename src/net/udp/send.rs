@@ -5,8 +5,8 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::super::control::{Control, Fixed, Name};
 use super::super::poll::Token;
+use super::layout::Layout;
 use super::{PAYLOAD_MAX, RecvBatch, SendReport, may_come_from_icmp};
 
 /// The most datagrams of one system call.
@@ -25,15 +25,8 @@ pub struct SendBatch {
     capacity: usize,
     copies: Vec<u8>,
     report: SendReport,
-    names: Fixed<Name>,
-    controls: Fixed<Control>,
-    iovecs: Fixed<libc::iovec>,
-    headers: Fixed<libc::mmsghdr>,
+    layout: Layout,
 }
-
-// SAFETY: the raw pointers inside lead to memory that the batch owns, or are rewritten by each flush before they are
-// followed; they are only followed under a borrow of the batch.
-unsafe impl Send for SendBatch {}
 
 struct Entry {
     token: Token,
@@ -54,19 +47,12 @@ impl SendBatch {
     /// Makes room for `capacity` datagrams (at least one) between flushes.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
-        let run = capacity.min(RUN_MAX);
-        // SAFETY: all zero is an empty message header.
-        let header = || unsafe { mem::zeroed::<libc::mmsghdr>() };
-        let iovec = || libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         Self {
             entries: Vec::with_capacity(capacity),
             capacity,
             copies: Vec::new(),
             report: SendReport::default(),
-            names: Fixed::new((0..run).map(|_| Name::empty()).collect()),
-            controls: Fixed::new((0..run).map(|_| Control::empty()).collect()),
-            iovecs: Fixed::new((0..run).map(|_| iovec()).collect()),
-            headers: Fixed::new((0..run).map(|_| header()).collect()),
+            layout: Layout::new(capacity.min(RUN_MAX)),
         }
     }
 
@@ -143,7 +129,7 @@ impl SendBatch {
                 self.report.closed += of_one_socket.len();
                 continue;
             };
-            for run in of_one_socket.chunks(self.headers.as_slice().len()) {
+            for run in of_one_socket.chunks(self.layout.len()) {
                 let prepared = self.prepare(run, slots);
                 self.send(socket, prepared);
             }
@@ -162,32 +148,11 @@ impl SendBatch {
                 Body::Slot { slot, start, len } => slots.part(slot, start, len),
                 Body::Copy { start, len } => self.copies.get(start..start + len),
             };
-            let families_agree = entry.source.is_none_or(|source| source.is_ipv4() == entry.to.is_ipv4());
-            let (Some(bytes), true) = (bytes, families_agree) else {
+            if bytes.is_some_and(|bytes| self.layout.write(prepared, entry.to, entry.source, entry.tos, bytes)) {
+                prepared += 1;
+            } else {
                 self.report.count_error(libc::EINVAL);
-                continue;
-            };
-            let (name, name_bytes) = Name::write(entry.to);
-            self.names.as_mut_slice()[prepared] = name;
-            let scope = match (entry.to, entry.source) {
-                (SocketAddr::V6(to), Some(IpAddr::V6(source))) if source.is_unicast_link_local() => to.scope_id(),
-                (SocketAddr::V4(_) | SocketAddr::V6(_), _) => 0,
-            };
-            let control = &mut self.controls.as_mut_slice()[prepared];
-            let control_bytes = control.write(entry.source, scope, entry.tos, entry.to.is_ipv6());
-            self.iovecs.as_mut_slice()[prepared] =
-                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-            let header = &mut self.headers.as_mut_slice()[prepared].msg_hdr;
-            header.msg_name = self.names.as_ptr().wrapping_add(prepared).cast();
-            header.msg_namelen = name_bytes;
-            header.msg_iov = self.iovecs.as_ptr().wrapping_add(prepared);
-            header.msg_iovlen = 1;
-            header.msg_control = match control_bytes {
-                0 => std::ptr::null_mut(),
-                _ => self.controls.as_ptr().wrapping_add(prepared).cast(),
-            };
-            header.msg_controllen = control_bytes as _;
-            prepared += 1;
+            }
         }
         prepared
     }
@@ -207,7 +172,7 @@ impl SendBatch {
             let sent = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
-                    self.headers.as_ptr().add(done),
+                    self.layout.header(done),
                     (prepared - done) as libc::c_uint,
                     (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
                 )
@@ -240,7 +205,7 @@ mod tests {
     use super::*;
     use crate::net::error_queue::read_error_queue;
     use crate::net::socket::{UdpOptions, open_relay, open_udp_listeners};
-    use crate::net::test_support::{closed_port, wait_for_datagram, wait_for_error};
+    use crate::net::test_support::{closed_port, receive_anew, wait_for_datagram, wait_for_error};
 
     const SENDER: Token = Token(1);
 
@@ -254,7 +219,7 @@ mod tests {
         let mut datagrams = Vec::new();
         while datagrams.len() < count {
             wait_for_datagram(socket);
-            let received = batch.recv(socket, 64).unwrap();
+            let received = receive_anew(&mut batch, socket, 64);
             datagrams.extend((0..received).map(|i| batch.datagram(i).to_vec()));
         }
         datagrams
@@ -280,7 +245,7 @@ mod tests {
             let mut forwarded = SendReport::default();
             while received < 64 {
                 wait_for_datagram(&server);
-                let count = slots.recv(&server, 64).unwrap();
+                let count = receive_anew(&mut slots, &server, 64);
                 calls += 1;
                 for index in 0..count {
                     let len = slots.meta(index).len;
@@ -314,7 +279,7 @@ mod tests {
         let mut number = 0_u32;
         while number < 260 {
             wait_for_datagram(&target);
-            for index in 0..slots.recv(&target, 64).unwrap() {
+            for index in 0..receive_anew(&mut slots, &target, 64) {
                 assert_eq!(slots.datagram(index), number.to_be_bytes());
                 let sender = &senders[usize::from(number >= 130)];
                 assert_eq!(slots.meta(index).from, sender.local_addr().unwrap());
@@ -338,7 +303,7 @@ mod tests {
             let mut slots = RecvBatch::new(1);
             for (source, tos) in [(Some(asked), 0), (Some(asked), 0xb9), (None, 0x02)] {
                 wait_for_datagram(&client);
-                assert_eq!(slots.recv(&client, 1).unwrap(), 1);
+                assert_eq!(receive_anew(&mut slots, &client, 1), 1);
                 let from = source.unwrap_or(client.local_addr().unwrap().ip());
                 assert_eq!((slots.meta(0).from.ip(), slots.meta(0).tos), (from, tos));
             }

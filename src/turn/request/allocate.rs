@@ -7,8 +7,10 @@ use rand::RngExt;
 use super::super::allocation::{Allocation, Created, Opening, Relay};
 use super::super::effect::{Effect, OpenError, RelaySource};
 use super::super::ids::{AllocationId, RelayId};
+use super::super::peer_policy::is_tunnel;
 use super::super::ports::Parity;
-use super::super::reservation::{RESERVATION_LIFETIME, Token};
+use super::super::quota::QuotaGuard;
+use super::super::reservation::{RESERVATION_LIFETIME, Token, next_port};
 use super::super::server::{Now, Server};
 use super::{Rejection, Request};
 use crate::address::{Family, RelayedAddr};
@@ -30,6 +32,15 @@ struct Wanted {
     token: Option<Token>,
 }
 
+/// What an Allocate has taken: ports, and places in the quotas for the allocation and for a reservation.
+struct Claim {
+    addresses: [Option<RelayedAddr>; 2],
+    address_error: Option<(Family, ErrorCode)>,
+    source: RelaySource,
+    quota: QuotaGuard,
+    reservation_quota: Option<QuotaGuard>,
+}
+
 impl Server {
     pub(super) fn allocate(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
         if let Some(id) = self.in_use(request) {
@@ -37,36 +48,28 @@ impl Server {
         }
         let wanted = self.wanted(request)?;
         let requested = self.requested_lifetime(request)?;
-        let expires_at = request.now.instant + self.granted_lifetime(requested);
-        if let Some(token) = wanted.token
-            && !self.shared.reservations.is_valid(token, request.now.instant)
-        {
-            return Err(ErrorCode::InsufficientCapacity.into());
-        }
-        let client = request.envelope.client;
-        let user = request.credentials.quota_name();
-        let quotas = &self.shared.quotas;
-        let quota = quotas
-            .acquire(&self.settings.limits, user, client.client.ip())
-            .map_err(|_| ErrorCode::AllocationQuotaReached)?;
-        let (claims, address_error) = self.claim(&wanted, request.now)?;
+        let lifetime = self.granted_lifetime(requested);
+        let Claim { addresses, address_error, source, quota, reservation_quota } = self.claim(request, &wanted)?;
         let created = Created { transaction: request.envelope.transaction, reservation: None, address_error };
         let opening = Box::new(Opening {
             envelope: request.envelope.clone(),
-            waiting: claims.iter().flatten().count() as u8,
+            waiting: addresses.iter().flatten().count() as u8,
             attempts: 0,
             even_port: wanted.even_port,
+            lifetime,
+            source,
+            reservation_quota,
         });
-        let credentials = request.credentials.clone();
+        let (client, credentials) = (request.envelope.client, request.credentials.clone());
         let mut allocation = Allocation::new(client, credentials, created, opening, quota, self.hasher.clone());
-        for address in claims.into_iter().flatten() {
+        let expires_at = request.now.instant + lifetime;
+        for address in addresses.into_iter().flatten() {
             allocation.relays.insert(Relay { address, expires_at });
         }
         let id = self.table.insert(allocation);
         self.rearm(id);
-        let source = if wanted.token.is_some() { RelaySource::Held } else { RelaySource::Fresh };
         let hold_next = wanted.even_port == Some(true);
-        for address in claims.into_iter().flatten() {
+        for address in addresses.into_iter().flatten() {
             let relay = RelayId { allocation: id, family: address.family() };
             self.effects.push_back(Effect::OpenRelay { relay, address, source, hold_next });
         }
@@ -77,7 +80,7 @@ impl Server {
     fn in_use(&mut self, request: &Request<'_>) -> Option<AllocationId> {
         let id = self.table.find(&request.envelope.client)?;
         let allocation = self.table.get(id)?;
-        if allocation.expires_at().is_some_and(|expires_at| request.now.instant < expires_at) {
+        if allocation.lives(request.now.instant) {
             return Some(id);
         }
         self.end(id, super::super::effect::EndReason::Expired);
@@ -120,6 +123,9 @@ impl Server {
             None => Family::V4,
             Some(family) => family.ok_or(ErrorCode::AddressFamilyNotSupported)?,
         };
+        if !self.settings.serves(family) && token.is_none() {
+            return Err(ErrorCode::AddressFamilyNotSupported.into());
+        }
         if additional.is_some() && even_port == Some(true) {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -127,39 +133,42 @@ impl Server {
         if additional.is_some_and(|family| family != Some(Family::V6)) {
             return Err(ErrorCode::BadRequest.into());
         }
-        let served = self.settings.serves(family) || additional.is_some() && self.settings.serves(Family::V6);
-        if !served && token.is_none() {
-            return Err(ErrorCode::AddressFamilyNotSupported.into());
+        // RFC 8656 section 21.4: "a TURN server MUST NOT accept Teredo or 6to4 addresses in these requests."
+        if is_tunnel(request.envelope.client.client.ip()) {
+            return Err(ErrorCode::Forbidden.into());
         }
         Ok(Wanted { family, additional: additional.is_some(), even_port, token })
     }
 
-    /// Claims the ports; of a dual allocation one address is enough, with the reason why the other is missing.
-    #[expect(clippy::type_complexity, reason = "a pair of the two things that claiming finds out")]
-    fn claim(
-        &mut self,
-        wanted: &Wanted,
-        now: Now,
-    ) -> Result<([Option<RelayedAddr>; 2], Option<(Family, ErrorCode)>), Rejection> {
-        if let Some(token) = wanted.token {
-            let address = self.shared.reservations.redeem(token, now.instant);
-            return Ok(([Some(address.ok_or(ErrorCode::InsufficientCapacity)?), None], None));
-        }
-        let parity = match wanted.even_port {
-            None => Parity::Any,
-            Some(false) => Parity::Even,
-            Some(true) => Parity::EvenPair,
+    /// Takes places and ports; what was taken is given back with the claim.
+    fn claim(&mut self, request: &Request<'_>, wanted: &Wanted) -> Result<Claim, Rejection> {
+        let (user, client) = (request.credentials.quota_name(), request.envelope.client.client.ip());
+        let acquire = |paid: Option<&QuotaGuard>| {
+            let acquired = self.shared.quotas.acquire(&self.settings.limits, user, client, paid);
+            acquired.map_err(|_| ErrorCode::AllocationQuotaReached)
         };
+        if let Some(token) = wanted.token {
+            let redeemed = self.shared.reservations.redeem(token, request.now.instant, |paid| acquire(Some(paid)));
+            let (address, quota) = redeemed?;
+            let (addresses, source) = ([Some(address), None], RelaySource::Held);
+            return Ok(Claim { addresses, address_error: None, source, quota, reservation_quota: None });
+        }
+        let quota = acquire(None)?;
+        let reservation_quota = if wanted.even_port == Some(true) { Some(acquire(None)?) } else { None };
+        let parity = parity(wanted.even_port);
         let first = self.claim_family(wanted.family, parity);
-        if !wanted.additional {
-            return Ok(([Some(first?), None], None));
-        }
-        match (first, self.claim_family(wanted.family.other(), parity)) {
-            (Ok(first), Ok(second)) => Ok(([Some(first), Some(second)], None)),
-            (Ok(first), Err(code)) => Ok(([Some(first), None], Some((wanted.family.other(), code)))),
-            (Err(code), Ok(second)) => Ok(([None, Some(second)], Some((wanted.family, code)))),
-            (Err(code), Err(_)) => Err(code.into()),
-        }
+        let (addresses, address_error) = if wanted.additional {
+            let other = wanted.family.other();
+            match (first, self.claim_family(other, parity)) {
+                (Ok(first), Ok(second)) => ([Some(first), Some(second)], None),
+                (Ok(first), Err(code)) => ([Some(first), None], Some((other, code))),
+                (Err(code), Ok(second)) => ([None, Some(second)], Some((wanted.family, code))),
+                (Err(code), Err(_)) => return Err(code.into()),
+            }
+        } else {
+            ([Some(first?), None], None)
+        };
+        Ok(Claim { addresses, address_error, source: RelaySource::Fresh, quota, reservation_quota })
     }
 
     fn claim_family(&mut self, family: Family, parity: Parity) -> Result<RelayedAddr, ErrorCode> {
@@ -181,7 +190,7 @@ impl Server {
                     self.finish_allocate(now, id);
                 }
             }
-            Err(OpenError::AddressInUse) if opening.attempts < ATTEMPTS_MAX => {
+            Err(OpenError::AddressInUse) if opening.source == RelaySource::Fresh && opening.attempts < ATTEMPTS_MAX => {
                 opening.attempts += 1;
                 let even_port = opening.even_port;
                 self.try_another_port(now, relay, address, even_port);
@@ -191,13 +200,8 @@ impl Server {
     }
 
     fn try_another_port(&mut self, now: Now, relay: RelayId, taken: RelayedAddr, even_port: Option<bool>) {
-        let parity = match even_port {
-            None => Parity::Any,
-            Some(false) => Parity::Even,
-            Some(true) => Parity::EvenPair,
-        };
         // The taken port stays claimed until another one is, so that it is not chosen again.
-        let claimed = self.claim_family(relay.family, parity);
+        let claimed = self.claim_family(relay.family, parity(even_port));
         self.release_claim(taken, even_port);
         match claimed {
             Ok(address) => {
@@ -253,12 +257,11 @@ impl Server {
     fn finish_allocate(&mut self, now: Now, id: AllocationId) {
         let token: Token = self.rng.random();
         let Some(allocation) = self.table.get_mut(id) else { return };
-        let Some(opening) = allocation.opening.take() else { return };
-        if opening.even_port == Some(true)
-            && let Some(relay) = allocation.relays.iter().next()
-        {
+        let Some(opening) = allocation.opening.take().map(|opening| *opening) else { return };
+        allocation.set_expiry(now.instant + opening.lifetime);
+        if let (Some(quota), Some(relay)) = (opening.reservation_quota, allocation.relays.iter().next()) {
             let expires_at = now.instant + RESERVATION_LIFETIME;
-            self.shared.reservations.insert(token, next_port(relay.address), expires_at);
+            self.shared.reservations.insert(token, next_port(relay.address), expires_at, quota);
             self.reserved.push_back((expires_at, token));
             allocation.created.reservation = Some(token);
         }
@@ -266,6 +269,7 @@ impl Server {
             let relay_id = RelayId { allocation: id, family: relay.address.family() };
             self.shared.ports.publish(relay.address, self.worker, relay_id);
         }
+        self.rearm(id);
         self.answer_allocate(&opening.envelope, id, now);
     }
 
@@ -305,8 +309,12 @@ fn parsed<'a, T>(
     }
 }
 
-fn next_port(address: RelayedAddr) -> RelayedAddr {
-    RelayedAddr::new(SocketAddr::new(address.ip(), address.port() + 1))
+fn parity(even_port: Option<bool>) -> Parity {
+    match even_port {
+        None => Parity::Any,
+        Some(false) => Parity::Even,
+        Some(true) => Parity::EvenPair,
+    }
 }
 
 fn family_code(family: Family) -> u8 {

@@ -9,8 +9,11 @@ use crate::stun::{AttributeType, ErrorCode, Message, Method};
 
 impl Server {
     pub(super) fn binding(&mut self, client: &FiveTuple, route: Route, message: &Message<'_>) -> Outcome {
+        if let Some(offer) = self.settings.nat_behavior {
+            return self.discover(client, route, message, &offer);
+        }
         let envelope = Envelope::new(*client, route, message);
-        if self.refuse_unknown_attributes(&envelope, message) {
+        if self.refuse_unknown_attributes(&envelope, message, |_| false) {
             return Outcome::Refused(Method::Binding, ErrorCode::UnknownAttribute);
         }
         self.succeed(&envelope, |builder| {

@@ -4,7 +4,6 @@ use super::super::effect::Effect;
 use super::super::ids::RelayId;
 use super::super::peer_policy::{PermittedPeer, Reach};
 use super::super::server::Server;
-use super::create_permission::peer_address;
 use super::{Rejection, Request};
 use crate::address::PeerAddr;
 use crate::stun::channel_data::ChannelNumber;
@@ -14,11 +13,13 @@ impl Server {
     pub(super) fn channel_bind(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
         let id = self.allocation_of(request)?;
         let channel = self.channel_number(request)?;
-        let peer = peer_address(request)?;
+        let peer = self.channel_peer(request)?;
         let now = request.now.instant;
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         allocation.check_binding(channel, peer, now).map_err(|_| ErrorCode::BadRequest)?;
-        self.check_family(id, peer.family())?;
+        if !allocation.relays_at(peer.family(), now) {
+            return Err(ErrorCode::PeerAddressFamilyMismatch.into());
+        }
         let permitted = self.permit_channel_peer(peer)?;
         let limits = (self.settings.limits.channels_per_allocation, self.settings.limits.permissions_per_allocation);
         let allocation = self.table.get_mut(id).ok_or(ErrorCode::AllocationMismatch)?;
@@ -47,6 +48,12 @@ impl Server {
         let number = attribute.as_channel_number().and_then(ChannelNumber::new);
         let allowed = |number: &ChannelNumber| number.is_allowed() || self.settings.channels_above_4fff;
         number.filter(allowed).ok_or_else(|| ErrorCode::BadRequest.into())
+    }
+
+    fn channel_peer(&self, request: &Request<'_>) -> Result<PeerAddr, Rejection> {
+        let attribute = request.message.attribute(AttributeType::XOR_PEER_ADDRESS).ok_or(ErrorCode::BadRequest)?;
+        let address = attribute.as_xor_address(request.message.transaction_id()).ok_or(ErrorCode::BadRequest)?;
+        Ok(PeerAddr::new(address))
     }
 
     /// A channel names a port, so it is judged here already: an own address needs a live relay behind it.

@@ -1,9 +1,11 @@
 //! CreatePermission (RFC 8656 section 10): every peer is judged, and all are permitted or none.
 
+use std::net::IpAddr;
+
 use super::super::peer_policy::PermittedPeer;
 use super::super::server::Server;
 use super::{Rejection, Request};
-use crate::address::{Family, PeerAddr};
+use crate::address::Family;
 use crate::stun::{AttributeType, ErrorCode};
 
 impl Server {
@@ -11,10 +13,10 @@ impl Server {
         let id = self.allocation_of(request)?;
         let peers = peer_addresses(request)?;
         let allocation = self.table.get_mut(id).ok_or(ErrorCode::AllocationMismatch)?;
-        if peers.iter().any(|peer| allocation.relays.get(peer.family()).is_none()) {
+        if peers.iter().any(|peer| !allocation.relays_at(Family::of(*peer), request.now.instant)) {
             return Err(ErrorCode::PeerAddressFamilyMismatch.into());
         }
-        let judged: Result<Vec<PermittedPeer>, _> = peers.iter().map(|peer| self.peers.permit(peer.ip())).collect();
+        let judged: Result<Vec<PermittedPeer>, _> = peers.iter().map(|peer| self.peers.permit(*peer)).collect();
         let permitted = judged.map_err(|_| ErrorCode::Forbidden)?;
         // RFC 8656 section 10.2 says 508; Firefox gives the whole relay up on any final error but 403.
         let max = self.settings.limits.permissions_per_allocation;
@@ -30,29 +32,16 @@ impl Server {
     }
 }
 
-/// Every XOR-PEER-ADDRESS; 400 when there is none or one is malformed.
-fn peer_addresses(request: &Request<'_>) -> Result<Vec<PeerAddr>, Rejection> {
+/// The addresses of every XOR-PEER-ADDRESS, each once; 400 when there is none or one is malformed.
+fn peer_addresses(request: &Request<'_>) -> Result<Vec<IpAddr>, Rejection> {
     let id = request.message.transaction_id();
     let attributes = request.message.attributes();
     let peers: Option<Vec<_>> = attributes
         .filter(|attribute| attribute.kind == AttributeType::XOR_PEER_ADDRESS)
-        .map(|attribute| attribute.as_xor_address(id).map(PeerAddr::new))
+        .map(|attribute| attribute.as_xor_address(id).map(|address| address.ip()))
         .collect();
-    peers.filter(|peers| !peers.is_empty()).ok_or_else(|| ErrorCode::BadRequest.into())
-}
-
-/// The one XOR-PEER-ADDRESS of a ChannelBind; 400 when it is missing or malformed.
-pub(super) fn peer_address(request: &Request<'_>) -> Result<PeerAddr, Rejection> {
-    let attribute = request.message.attribute(AttributeType::XOR_PEER_ADDRESS).ok_or(ErrorCode::BadRequest)?;
-    let address = attribute.as_xor_address(request.message.transaction_id()).ok_or(ErrorCode::BadRequest)?;
-    Ok(PeerAddr::new(address))
-}
-
-impl Server {
-    /// 443 when the allocation has no relayed address of the peer's family.
-    pub(super) fn check_family(&self, id: super::AllocationId, family: Family) -> Result<(), Rejection> {
-        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
-        allocation.relays.get(family).ok_or(ErrorCode::PeerAddressFamilyMismatch)?;
-        Ok(())
-    }
+    let mut peers = peers.filter(|peers| !peers.is_empty()).ok_or(ErrorCode::BadRequest)?;
+    peers.sort_unstable();
+    peers.dedup();
+    Ok(peers)
 }

@@ -3,7 +3,9 @@
 mod allocate;
 mod binding;
 mod channel_bind;
+mod classic;
 mod create_permission;
+mod nat_behavior;
 mod refresh;
 
 use super::effect::Forward;
@@ -13,6 +15,7 @@ use super::reply::Envelope;
 use super::server::{Now, Server};
 use crate::address::FiveTuple;
 use crate::auth::{AuthError, Credentials};
+use crate::stun::message::ParseError;
 use crate::stun::{AttributeType, Class, ErrorCode, Message, Method};
 
 /// At most this many types are listed in UNKNOWN-ATTRIBUTES: the answer stays small whatever the request lists.
@@ -52,6 +55,9 @@ impl Server {
         let dropped = |reason| Err(Outcome::Dropped(reason));
         let message = match Message::parse(bytes) {
             Ok(message) => message,
+            Err(ParseError::NotStun) if self.settings.rfc3489 && classic::is_classic_transport(client.transport) => {
+                return Err(self.classic(client, route, bytes));
+            }
             Err(error) => return dropped(DropReason::Malformed(error)),
         };
         match (message.class(), message.method()) {
@@ -75,15 +81,21 @@ impl Server {
     fn request(&mut self, now: Now, client: &FiveTuple, route: Route, message: Message<'_>) -> Outcome {
         let method = message.method();
         let mut envelope = Envelope::new(*client, route, &message);
-        let live = self.table.find(client);
-        let held = live.and_then(|id| self.table.get(id)).map(|allocation| &allocation.credentials);
+        let live = self.table.find(client).and_then(|id| self.table.get(id));
+        let mut held =
+            live.filter(|allocation| allocation.lives(now.instant)).map(|allocation| &allocation.credentials);
+        if held.is_none() && method == Method::Refresh {
+            held = self.released.credentials(client, message.transaction_id());
+        }
         let authenticated = match self.authenticator.authenticate(&message, client, held, now.unix_seconds) {
             Ok(authenticated) => authenticated,
             Err(error) => return self.challenge(now, &envelope, &message, error),
         };
         envelope.sign(&authenticated);
         let request = Request { now, message, envelope, credentials: authenticated.credentials };
-        if self.refuse_unknown_attributes(&request.envelope, &request.message) {
+        let discovers = self.settings.nat_behavior.is_some();
+        let understands = |kind: AttributeType| discovers && kind.is_nat_behavior();
+        if self.refuse_unknown_attributes(&request.envelope, &request.message, understands) {
             return Outcome::Refused(method, ErrorCode::UnknownAttribute);
         }
         let result = match method {
@@ -122,30 +134,29 @@ impl Server {
         Outcome::Refused(envelope.method, code)
     }
 
-    /// Answers 420 when a request has comprehension-required attributes that are not known (RFC 8489 section 6.3.1).
-    fn refuse_unknown_attributes(&mut self, envelope: &Envelope, message: &Message<'_>) -> bool {
-        let mut unknown = [AttributeType(0); UNKNOWN_ATTRIBUTES_MAX];
-        let mut count = 0;
-        for kind in message.unknown_attributes() {
-            if count < unknown.len() && !unknown[..count].contains(&kind) {
-                unknown[count] = kind;
-                count += 1;
-            }
+    /// Answers 420 when a request has comprehension-required attributes that are not known (RFC 8489 section 6.3.1), nor
+    /// understood by an extension that is on.
+    fn refuse_unknown_attributes(
+        &mut self,
+        envelope: &Envelope,
+        message: &Message<'_>,
+        understands: impl Fn(AttributeType) -> bool,
+    ) -> bool {
+        let unknown = listed(message.unknown_attributes().filter(|kind| !understands(*kind)));
+        if unknown.is_empty() {
+            return false;
         }
-        if count > 0 {
-            self.refuse(envelope, ErrorCode::UnknownAttribute, |builder| {
-                builder.unknown_attributes(&unknown[..count]);
-            });
-        }
-        count > 0
+        self.refuse(envelope, ErrorCode::UnknownAttribute, |builder| {
+            builder.unknown_attributes(&unknown);
+        });
+        true
     }
 
     /// The allocation that a non-Allocate request is about, after the checks of RFC 8656 section 5.
     fn allocation_of(&self, request: &Request<'_>) -> Result<AllocationId, Rejection> {
         let id = self.table.find(&request.envelope.client).ok_or(ErrorCode::AllocationMismatch)?;
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
-        let lives = allocation.expires_at().is_some_and(|expires_at| request.now.instant < expires_at);
-        if allocation.opening.is_some() || !lives {
+        if allocation.opening.is_some() || !allocation.lives(request.now.instant) {
             return Err(ErrorCode::AllocationMismatch.into());
         }
         if allocation.credentials.username != request.credentials.username {
@@ -153,4 +164,15 @@ impl Server {
         }
         Ok(id)
     }
+}
+
+/// What UNKNOWN-ATTRIBUTES lists: each type once, and not too many.
+fn listed(unknown: impl Iterator<Item = AttributeType>) -> Vec<AttributeType> {
+    let mut kinds = Vec::new();
+    for kind in unknown {
+        if kinds.len() < UNKNOWN_ATTRIBUTES_MAX && !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds
 }

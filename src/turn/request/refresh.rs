@@ -11,7 +11,8 @@ use crate::stun::{AttributeType, ErrorCode};
 impl Server {
     pub(super) fn refresh(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
         let envelope = &request.envelope;
-        if self.released.knows(&envelope.client, envelope.transaction) && self.table.find(&envelope.client).is_none() {
+        // A late duplicate of a release says what it said, and ends nothing that has come since.
+        if self.released.knows(&envelope.client, envelope.transaction) {
             self.succeed(envelope, |builder| _ = builder.u32(AttributeType::LIFETIME, 0));
             return Ok(());
         }
@@ -23,9 +24,8 @@ impl Server {
             for family in families.into_iter().flatten() {
                 self.end_family(id, family, EndReason::Released, now);
             }
-            if self.table.get(id).is_none() {
-                self.released.remember(envelope.client, envelope.transaction, now);
-            }
+            let credentials = request.credentials.clone();
+            self.released.remember(envelope.client, envelope.transaction, credentials, now);
         } else if let Some(allocation) = self.table.get_mut(id) {
             for family in families.into_iter().flatten() {
                 if let Some(relay) = allocation.relays.get_mut(family) {
@@ -43,7 +43,8 @@ impl Server {
         let Some(id) = self.table.find(&request.envelope.client) else {
             return Err(ErrorCode::AllocationMismatch.into());
         };
-        let has = |family| self.table.get(id).is_some_and(|allocation| allocation.relays.get(family).is_some());
+        let now = request.now.instant;
+        let has = |family| self.table.get(id).is_some_and(|allocation| allocation.relays_at(family, now));
         let Some(attribute) = request.message.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY) else {
             return Ok([Family::V4, Family::V6].map(|family| has(family).then_some(family)));
         };

@@ -122,7 +122,8 @@ allow = ["203.0.113.0/24", "198.51.100.0/24", "10.0.0.0/8", "2001:db8::/32"]
 # turnutils_uclient binds channels up to 0x7FFF.
 channels-above-4fff = true
 """)
-        return [str(self.binary), "--config", str(config)]
+        # ferryd takes every FERRYD_ variable for a setting.
+        return ["env", "-u", "FERRYD_BIN", str(self.binary), "--config", str(config)]
 
 
 class Coturn(Server):

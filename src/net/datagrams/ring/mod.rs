@@ -1,0 +1,452 @@
+//! Datagrams by io_uring: multishot receives into provided buffers, sends as they are submitted, and one system call a
+//! turn for all of them.
+//!
+//! Sends never wait (MSG_DONTWAIT), so each is over when its submission returns; only failed ones leave a completion.
+//! That is why headers, copies and buffers of one turn can be used again after the submission that ends it.
+
+mod buffers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use self::buffers::{BUFFERS, Buffers, GROUP};
+use super::{Arrival, Datagram, Datagrams, Destination, Role, SocketKey};
+use crate::net::poll::{Events, Poll, Token};
+use crate::net::udp::{HEADROOM, Layout, SendReport, may_come_from_icmp};
+
+/// Submissions between two system calls.
+const SUBMISSIONS: u32 = 512;
+/// Completions that the kernel can leave; each buffer makes one, each failed send one.
+const COMPLETIONS: u32 = 8192;
+/// Copies of one turn.
+const COPIES_BYTES: usize = 16 << 16;
+/// System calls that a cancelled receive is given to end: each runs some of the kernel's outstanding work.
+const CANCEL_TURNS: usize = 64;
+/// Completions worth a wake-up before a rest is over.
+const ENOUGH: usize = 128;
+
+/// The back end on io_uring.
+pub struct RingDatagrams {
+    // Dropped first: the kernel lets go of everything below.
+    ring: IoUring,
+    buffers: Buffers,
+    layout: Layout,
+    sends: Vec<Send>,
+    copies: Box<[u8]>,
+    copied: usize,
+    poll: Poll,
+    sockets: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    generation: u32,
+    /// Completions taken from the ring, in order.
+    completions: VecDeque<Completion>,
+    /// Room to take them, used again.
+    taken: Vec<Completion>,
+    /// Buffers that the turn has seen.
+    used: Vec<u16>,
+    closed: VecDeque<Token>,
+    /// The receive that is being cancelled.
+    ending: Option<Job>,
+    sent: SendReport,
+    poll_is_armed: bool,
+    other_events: bool,
+}
+
+struct Entry {
+    token: Token,
+    socket: UdpSocket,
+    /// Tells the successive sockets of a key apart.
+    generation: u32,
+    /// A receive is under way.
+    is_armed: bool,
+}
+
+/// A datagram that was submitted in this turn.
+#[derive(Clone, Copy)]
+struct Send {
+    destination: Destination,
+    retried: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Completion {
+    job: Job,
+    result: i32,
+    flags: u32,
+}
+
+/// What a completion is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Receive { key: u32, generation: u32 },
+    Send(u32),
+    Poll,
+}
+
+/// 24 bits beside the key and the kind.
+const GENERATION_MASK: u32 = (1 << 24) - 1;
+
+impl Job {
+    fn pack(self) -> u64 {
+        match self {
+            Self::Receive { key, generation } => u64::from(generation) << 34 | u64::from(key) << 2,
+            Self::Send(index) => u64::from(index) << 2 | 1,
+            Self::Poll => 2,
+        }
+    }
+
+    fn unpack(packed: u64) -> Self {
+        match packed & 3 {
+            0 => Self::Receive { key: (packed >> 2) as u32, generation: (packed >> 34) as u32 & GENERATION_MASK },
+            1 => Self::Send((packed >> 2) as u32),
+            _ => Self::Poll,
+        }
+    }
+}
+
+impl RingDatagrams {
+    /// Fails where the kernel lacks something of what is needed, or forbids it: then epoll serves.
+    pub fn new() -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_r_disabled()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let features = ring.params();
+        if !(features.is_feature_min_timeout() && features.is_feature_skip_cqe_on_success()) {
+            return Err(io::Error::other("this kernel's io_uring has no minimum wait (Linux 6.12)"));
+        }
+        let buffers = Buffers::register(&ring.submitter())?;
+        Ok(Self {
+            ring,
+            buffers,
+            layout: Layout::new(SUBMISSIONS as usize),
+            sends: Vec::with_capacity(SUBMISSIONS as usize),
+            copies: vec![0; COPIES_BYTES].into(),
+            copied: 0,
+            poll: Poll::new()?,
+            sockets: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            completions: VecDeque::with_capacity(COMPLETIONS as usize),
+            taken: Vec::with_capacity(COMPLETIONS as usize),
+            used: Vec::with_capacity(usize::from(BUFFERS)),
+            closed: VecDeque::new(),
+            ending: None,
+            sent: SendReport::default(),
+            poll_is_armed: false,
+            other_events: false,
+        })
+    }
+
+    fn submit_entry(&mut self, entry: &squeue::Entry) {
+        // SAFETY: what entries point to (the template, headers and what those point to) is owned by `self` and stays in
+        // place until the kernel has used it: headers until the submission has returned, the template for good.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.submit();
+        }
+    }
+
+    /// Gives everything that is queued to the kernel, which sends it at once.
+    fn submit(&mut self) {
+        // What fails as a whole is tried again by the next submission.
+        let _ = self.ring.submit();
+    }
+
+    fn arm(&mut self, key: SocketKey) {
+        let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::as_mut) else { return };
+        entry.is_armed = true;
+        let job = Job::Receive { key: key.0, generation: entry.generation };
+        let fd = Fd(entry.socket.as_raw_fd());
+        let receive = opcode::RecvMsgMulti::new(fd, self.buffers.template(), GROUP).build().user_data(job.pack());
+        self.submit_entry(&receive);
+    }
+
+    fn arm_poll(&mut self) {
+        let poll = opcode::PollAdd::new(Fd(self.poll.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+        self.submit_entry(&poll.user_data(Job::Poll.pack()));
+        self.poll_is_armed = true;
+    }
+
+    /// Takes the completions over, counts what was sent, and sends again what only met the error of an earlier datagram.
+    fn collect(&mut self) {
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.extend(self.ring.completion().map(|completion: cqueue::Entry| Completion {
+            job: Job::unpack(completion.user_data()),
+            result: completion.result(),
+            flags: completion.flags(),
+        }));
+        let mut again = Vec::new();
+        let mut failed = 0;
+        for completion in taken.drain(..) {
+            match completion.job {
+                Job::Receive { .. } => {
+                    if self.ending == Some(completion.job) && !cqueue::more(completion.flags) {
+                        self.ending = None;
+                    }
+                    self.completions.push_back(completion);
+                }
+                Job::Send(index) => {
+                    failed += 1;
+                    again.extend(self.failed_send(index as usize, -completion.result));
+                }
+                Job::Poll => {
+                    self.other_events = true;
+                    self.poll_is_armed &= cqueue::more(completion.flags);
+                }
+            }
+        }
+        self.taken = taken;
+        self.sent.sent += self.sends.len().saturating_sub(failed);
+        self.sends.clear();
+        self.copied = 0;
+        for (destination, bytes) in again {
+            self.copy(destination, &bytes, true);
+        }
+    }
+
+    /// What to send again: the kernel reports the error of an ICMP message through whichever call comes next.
+    fn failed_send(&mut self, index: usize, errno: i32) -> Option<(Destination, Vec<u8>)> {
+        let send = *self.sends.get(index)?;
+        if may_come_from_icmp(errno) && !send.retried {
+            // SAFETY: copies and buffers of the turn are given back after this.
+            return Some((send.destination, unsafe { self.layout.bytes(index) }.to_vec()));
+        }
+        self.sent.count_error(errno);
+        None
+    }
+
+    /// Ends a receive, so that closing its socket frees the port at once: until its last completion is there, the kernel
+    /// holds on to the socket.
+    fn cancel(&mut self, job: Job) {
+        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::user_data(job.pack()));
+        self.ending = Some(job);
+        for _ in 0..CANCEL_TURNS {
+            let at_once = Timespec::new();
+            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&at_once));
+            self.collect();
+            if self.ending.is_none() {
+                return;
+            }
+        }
+        // The port stays in use for a little longer.
+        self.ending = None;
+    }
+
+    fn receive(&mut self, key: u32, generation: u32, completion: Completion) -> Option<Arrival> {
+        let buffer = cqueue::buffer_select(completion.flags);
+        self.used.extend(buffer);
+        let entry = self.sockets.get_mut(key as usize).and_then(Option::as_mut);
+        let entry = entry.filter(|entry| entry.generation == generation)?;
+        let token = entry.token;
+        let has_ended = !cqueue::more(completion.flags);
+        if has_ended {
+            entry.is_armed = false;
+            self.arm(SocketKey(key));
+        }
+        let Ok(filled) = usize::try_from(completion.result) else {
+            return may_come_from_icmp(-completion.result).then_some(Arrival::Errors(token));
+        };
+        let buffer = buffer?;
+        let contents = self.buffers.contents(buffer, filled)?;
+        Some(Arrival::Datagram(Datagram {
+            token,
+            slot: usize::from(buffer),
+            len: contents.len,
+            from: contents.from?,
+            to: contents.received.to,
+            tos: contents.received.tos,
+            truncated: contents.truncated,
+        }))
+    }
+
+    fn copy(&mut self, destination: Destination, bytes: &[u8], retried: bool) {
+        if bytes.len() > self.copies.len() - self.copied || self.sends.len() == self.layout.len() {
+            self.flush();
+        }
+        let range = self.copied..self.copied + bytes.len();
+        self.copied = range.end;
+        self.copies[range.clone()].copy_from_slice(bytes);
+        let index = self.sends.len();
+        let Destination { to, source, tos, .. } = destination;
+        if self.layout.write(index, to, source, tos, &self.copies[range]) {
+            self.send(Send { destination, retried });
+        } else {
+            self.sent.count_error(libc::EINVAL);
+        }
+    }
+
+    /// Queues the datagram whose header has just been laid out.
+    fn send(&mut self, send: Send) {
+        let index = self.sends.len();
+        let Some(socket) = self.socket(send.destination.socket) else {
+            self.sent.closed += 1;
+            return;
+        };
+        let fd = Fd(socket.as_raw_fd());
+        let header = self.layout.header(index).cast::<libc::msghdr>();
+        let entry = opcode::SendMsg::new(fd, header)
+            .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Job::Send(index as u32).pack());
+        self.sends.push(send);
+        self.submit_entry(&entry);
+    }
+}
+
+impl Datagrams for RingDatagrams {
+    fn start(&mut self) -> io::Result<()> {
+        self.ring.submitter().register_enable_rings()?;
+        self.submit();
+        Ok(())
+    }
+
+    fn add(&mut self, token: Token, _role: Role, socket: UdpSocket) -> io::Result<SocketKey> {
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.sockets.push(None);
+            (self.sockets.len() - 1) as u32
+        });
+        self.generation = (self.generation + 1) & GENERATION_MASK;
+        let generation = self.generation;
+        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false });
+        self.arm(SocketKey(key));
+        Ok(SocketKey(key))
+    }
+
+    fn remove(&mut self, key: SocketKey) {
+        self.flush();
+        // What is queued to be armed must be known to the kernel before it can be cancelled.
+        self.submit();
+        let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::take) else { return };
+        if entry.is_armed {
+            let job = Job::Receive { key: key.0, generation: entry.generation };
+            self.cancel(job);
+        }
+        self.free.push(key.0);
+        self.closed.push_back(entry.token);
+    }
+
+    fn socket(&self, key: SocketKey) -> Option<&UdpSocket> {
+        Some(&self.sockets.get(key.0 as usize)?.as_ref()?.socket)
+    }
+
+    fn poll(&self) -> &Poll {
+        &self.poll
+    }
+
+    fn wait(&mut self, events: &mut Events, patience: Option<Duration>, rest: Option<Duration>) -> io::Result<()> {
+        self.flush();
+        for buffer in self.used.drain(..) {
+            self.buffers.give(buffer);
+        }
+        self.buffers.publish();
+        if !self.poll_is_armed {
+            self.arm_poll();
+        }
+        let patience = if self.has_more() { Some(Duration::ZERO) } else { patience };
+        let timespec = patience.map(Timespec::from);
+        let mut args = SubmitArgs::new();
+        if let Some(timespec) = &timespec {
+            args = args.timespec(timespec);
+        }
+        let mut want = 1;
+        if let Some(rest) = rest {
+            args = args.min_wait_usec(rest.as_micros() as u32);
+            want = ENOUGH;
+        }
+        match self.ring.submitter().submit_with_args(want, &args) {
+            Ok(_) => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => {}
+            Err(error) => return Err(error),
+        }
+        self.collect();
+        if std::mem::take(&mut self.other_events) {
+            self.poll.wait(events, Some(Duration::ZERO))?;
+            // A full batch may have left some behind, of which nobody tells again.
+            self.other_events = events.is_full();
+        } else {
+            events.clear();
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Arrival> {
+        if let Some(token) = self.closed.pop_front() {
+            return Some(Arrival::Closed(token));
+        }
+        while let Some(completion) = self.completions.pop_front() {
+            if let Job::Receive { key, generation } = completion.job
+                && let Some(arrival) = self.receive(key, generation, completion)
+            {
+                return Some(arrival);
+            }
+        }
+        None
+    }
+
+    fn has_more(&self) -> bool {
+        !self.completions.is_empty() || !self.closed.is_empty() || self.other_events
+    }
+
+    fn datagram(&self, slot: usize) -> &[u8] {
+        &self.buffers.slot(slot as u16)[HEADROOM..]
+    }
+
+    fn slot_mut(&mut self, slot: usize) -> &mut [u8] {
+        self.buffers.slot_mut(slot as u16)
+    }
+
+    fn send_slot(&mut self, destination: Destination, slot: usize, start: usize, len: usize) {
+        if self.sends.len() == self.layout.len() {
+            self.flush();
+        }
+        let index = self.sends.len();
+        let Destination { to, source, tos, .. } = destination;
+        if self.layout.write(index, to, source, tos, &self.buffers.slot(slot as u16)[start..start + len]) {
+            self.send(Send { destination, retried: false });
+        } else {
+            self.sent.count_error(libc::EINVAL);
+        }
+    }
+
+    fn send_copy(&mut self, destination: Destination, bytes: &[u8]) {
+        self.copy(destination, bytes, false);
+    }
+
+    fn flush(&mut self) {
+        if self.sends.is_empty() {
+            return;
+        }
+        self.submit();
+        self.collect();
+        if !self.sends.is_empty() {
+            // Those that are tried again, once.
+            self.submit();
+            self.collect();
+        }
+    }
+
+    fn sent(&self) -> SendReport {
+        self.sent
+    }
+}
+
+impl Drop for RingDatagrams {
+    /// Has the kernel let go of the sockets before they close: it would do so late of its own accord, and their ports
+    /// would stay in use after the end of the daemon.
+    fn drop(&mut self) {
+        for key in 0..self.sockets.len() as u32 {
+            self.remove(SocketKey(key));
+        }
+    }
+}

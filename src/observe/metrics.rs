@@ -1,0 +1,210 @@
+//! The metrics page, in the text of OpenMetrics: every name and label is written here and nowhere else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::address::Family;
+use crate::net::admission::Admission;
+use crate::net::certificate::CertificateStatus;
+use crate::stun::{ErrorCode, Method};
+use crate::turn::{DropReason, Shared};
+use crate::worker::Report;
+
+/// The media type of [`Snapshot::page`].
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The daemon at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// One of each worker.
+    pub workers: Vec<Report>,
+    pub shared: Arc<Shared>,
+    pub admission: Arc<Admission>,
+    pub certificates: Vec<CertificateStatus>,
+}
+
+impl Snapshot {
+    /// Writes the page.
+    pub fn page(self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::with_prefix("ferryd");
+        registry.register_collector(Box::new(self));
+        let mut page = String::new();
+        text::encode(&mut page, &registry)?;
+        Ok(page)
+    }
+
+    fn sum(&self, count: impl Fn(&Report) -> u64) -> u64 {
+        self.workers.iter().map(count).sum()
+    }
+
+    fn relay(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.gauge("allocations", "Live allocations", self.sum(|worker| worker.allocations as u64))?;
+        page.gauge("connections", "Streams that workers serve", self.sum(|worker| worker.connections as u64))?;
+        let directions = [
+            ("to_peer", self.sum(|worker| worker.counters.to_peer)),
+            ("to_client", self.sum(|worker| worker.counters.to_client)),
+            ("to_worker", self.sum(|worker| worker.counters.to_worker)),
+        ];
+        let series = directions.map(|(direction, count)| ([("direction", direction)], count));
+        page.counters(
+            "packets",
+            "Application data relayed, to_worker being counted by the other worker as well",
+            series,
+        )?;
+        let dropped = DropReason::ALL
+            .map(|reason| ([("reason", reason.name())], self.sum(|worker| worker.counters.dropped(reason))));
+        page.counters("dropped", "Datagrams and messages that nothing was sent for, by reason", dropped)?;
+        let families = [("ipv4", Family::V4), ("ipv6", Family::V6)];
+        let usage = families.map(|(name, family)| ([("family", name)], self.shared.ports.usage(family)));
+        page.gauges("relay_ports_used", "Relay ports in use", usage.map(|(labels, (used, _))| (labels, used as i64)))?;
+        page.gauges("relay_ports", "Relay ports in all", usage.map(|(labels, (_, all))| (labels, all as i64)))
+    }
+
+    fn requests(&self, page: &mut Page<'_>) -> fmt::Result {
+        let succeeded = Method::ALL.into_iter().map(|method| {
+            let count = self.sum(|worker| worker.counters.succeeded(method));
+            ([("method", method.name().to_owned()), ("result", "success".to_owned())], count)
+        });
+        let refused = Method::ALL.into_iter().flat_map(|method| {
+            ErrorCode::ALL.into_iter().map(move |code| (method, code)).map(|(method, code)| {
+                let count = self.sum(|worker| worker.counters.refused(method, code));
+                ([("method", method.name().to_owned()), ("result", code.number().to_string())], count)
+            })
+        });
+        // What never happened is left out: most methods cannot be refused with most codes.
+        let seen = succeeded.chain(refused).filter(|(_, count)| *count > 0);
+        page.counters("requests", "Requests by method and success or error code", seen)
+    }
+
+    fn sockets(&self, page: &mut Page<'_>) -> fmt::Result {
+        let sent =
+            |pick: fn(&crate::net::udp::SendReport) -> usize| self.sum(|worker| pick(&worker.statistics.sent) as u64);
+        page.counter("datagrams_sent", "Datagrams that the kernel took", sent(|report| report.sent))?;
+        let failed = [
+            ("would_block", sent(|report| report.would_block)),
+            ("no_buffers", sent(|report| report.no_buffers)),
+            ("too_large", sent(|report| report.too_large)),
+            ("unreachable", sent(|report| report.unreachable)),
+            ("denied", sent(|report| report.denied)),
+            ("refused", sent(|report| report.refused)),
+            ("overflowed", sent(|report| report.overflowed)),
+            ("other", sent(|report| report.closed + report.other)),
+        ];
+        let failed = failed.map(|(reason, count)| ([("reason", reason)], count));
+        page.counters("datagrams_unsent", "Datagrams that the kernel refused, by reason", failed)?;
+        let statistics = |pick: fn(&crate::worker::Statistics) -> u64| self.sum(|worker| pick(&worker.statistics));
+        let lost = [
+            ("slow_stream", statistics(|it| it.stream_dropped)),
+            ("ring_full", statistics(|it| it.ring_full)),
+            ("truncated", statistics(|it| it.truncated)),
+        ];
+        let lost = lost.map(|(reason, count)| ([("reason", reason)], count));
+        page.counters("queue_drops", "Messages dropped inside the daemon, by reason", lost)?;
+        page.counter(
+            "relay_open_failures",
+            "Relay sockets that could not be opened",
+            statistics(|it| it.relay_open_failed),
+        )
+    }
+
+    fn streams(&self, page: &mut Page<'_>) -> fmt::Result {
+        let counters = &self.admission.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let outcomes = [
+            ("established_plain", read(&counters.established_plain)),
+            ("established_tls", read(&counters.established_tls)),
+            ("refused_source_limit", read(&counters.refused_source_limit)),
+            ("refused_total_limit", read(&counters.refused_total_limit)),
+            ("unrecognised", read(&counters.closed_unrecognised)),
+            ("first_byte_deadline", read(&counters.closed_deadline)),
+            ("closed_by_client", read(&counters.closed_by_client)),
+            ("handshake_alert", read(&counters.handshake_failed_alert)),
+            ("handshake_protocol", read(&counters.handshake_failed_protocol)),
+            ("handshake_deadline", read(&counters.handshake_failed_deadline)),
+            ("handshake_eof", read(&counters.handshake_failed_eof)),
+            ("handshake_io", read(&counters.handshake_failed_io)),
+        ];
+        let outcomes = outcomes.map(|(outcome, count)| ([("outcome", outcome)], count));
+        page.counters("streams_accepted", "Connections to stream listeners, by what became of them", outcomes)?;
+        let ended = [
+            ("garbage", self.sum(|worker| worker.statistics.stream_garbage)),
+            ("silent", self.sum(|worker| worker.statistics.stream_silent)),
+        ];
+        let ended = ended.map(|(reason, count)| ([("reason", reason)], count));
+        page.counters("streams_ended", "Established streams that the daemon ended, by reason", ended)?;
+        page.counter("accept_failures", "accept() failed for want of descriptors", read(&counters.accept_failed))
+    }
+
+    fn certificates(&self, page: &mut Page<'_>) -> fmt::Result {
+        let file = |status: &CertificateStatus| [("file", status.file.display().to_string())];
+        let ends = self.certificates.iter().map(|status| (file(status), status.not_after));
+        page.gauges("certificate_not_after_seconds", "End of validity, seconds since 1970", ends)?;
+        let expired = self.certificates.iter().map(|status| (file(status), i64::from(status.expired)));
+        page.gauges("certificate_expired", "1 when clients refuse the certificate for its age", expired)
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page { encoder };
+        page.gauges("build_info", "The version that runs", [([("version", env!("CARGO_PKG_VERSION"))], 1)])?;
+        self.relay(&mut page)?;
+        self.requests(&mut page)?;
+        self.sockets(&mut page)?;
+        self.streams(&mut page)?;
+        self.certificates(&mut page)
+    }
+}
+
+/// Writes families of series.
+struct Page<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Page<'_> {
+    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
+        let metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(count).encode(metric)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value as i64).encode(metric)
+    }
+
+    fn counters<const N: usize, V: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = ([(&'static str, V); N], u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, count) in series {
+            let labels = labels.each_ref().map(|(name, value)| (*name, value.as_ref()));
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<const N: usize, V: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = ([(&'static str, V); N], i64)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in series {
+            let labels = labels.each_ref().map(|(name, value)| (*name, value.as_ref()));
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! The real binary on loopback: every transport, every kind of credential, what it prints and when it refuses to start.
+//!
+//! Each test has a ferryd of its own, on a loopback address and ports that no other test uses. [`client`] is a small
+//! client of ours, for what no real one does; [`independent`] runs webrtc-rs, which shares no code with the server.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may fail like tests")]
+
+mod certificate;
+mod client;
+mod ferryd;
+mod independent;
+mod place;
+mod wire;
+
+mod bad_input;
+mod between_clients;
+mod credentials;
+mod first_run;
+mod lifetimes;
+mod listeners;
+mod metrics;
+#[cfg(feature = "probe")]
+mod probe;
+mod relaying;
+mod reload;
+mod secrecy;
+mod service_manager;
+mod settings;
+mod streams;
+mod verbs;
+
+use std::time::{Duration, Instant};
+
+/// How long a condition may take on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for a condition that another process brings about.
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

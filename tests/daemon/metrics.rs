@@ -1,0 +1,78 @@
+//! The metrics page against what a client has done.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use crate::certificate::Certificate;
+use crate::client::Client;
+use crate::ferryd::{Ferryd, refused};
+use crate::place;
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: ferryd\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The value of one series of the page.
+fn value(page: &str, series: &str) -> f64 {
+    let line = page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+    let line = line.unwrap_or_else(|| panic!("{series} is missing in:\n{page}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_page_counts_what_a_client_has_done() {
+    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let ferryd = Ferryd::start(|config| {
+        Certificate::configured(config);
+        config.text("metrics.address", metrics);
+    });
+    let mut client = Client::udp(ferryd.address());
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.allocate();
+    client.permit(peer.local_addr().unwrap()).unwrap();
+    for _ in 0..3 {
+        client.send_by_indication(peer.local_addr().unwrap(), b"counted");
+        peer.recv(&mut [0; 16]).unwrap();
+    }
+    let mut stranger = Client::udp(ferryd.address()).with(crate::client::User::new("mallory", "x"));
+    assert_eq!(stranger.try_allocate(), Err(401));
+    let page = get(metrics, "/metrics");
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("openmetrics-text"), "{page}");
+    assert_eq!(value(&page, "ferryd_allocations"), 1.0);
+    assert_eq!(value(&page, "ferryd_packets_total{direction=\"to_peer\"}"), 3.0);
+    assert_eq!(value(&page, "ferryd_requests_total{method=\"allocate\",result=\"success\"}"), 1.0);
+    assert!(value(&page, "ferryd_requests_total{method=\"allocate\",result=\"401\"}") >= 3.0);
+    assert_eq!(value(&page, "ferryd_relay_ports_used{family=\"ipv4\"}"), 1.0);
+    let series = page.lines().find(|line| line.starts_with("ferryd_certificate_expired{")).unwrap();
+    assert!(series.ends_with(" 0"), "{series}");
+    assert_eq!(page.trim_end().lines().last(), Some("# EOF"));
+}
+
+#[test]
+fn an_expired_certificate_shows() {
+    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let _ferryd = Ferryd::start(|config| {
+        Certificate::until(&config.directory.clone(), "ferryd", 2021).set(config);
+        config.text("metrics.address", metrics);
+    });
+    let page = get(metrics, "/metrics");
+    let series = page.lines().find(|line| line.starts_with("ferryd_certificate_expired{")).unwrap();
+    assert!(series.ends_with(" 1"), "{series}");
+}
+
+#[test]
+fn nothing_but_the_page_and_the_readiness_is_there() {
+    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let _ferryd = Ferryd::start(|config| _ = config.text("metrics.address", metrics));
+    assert!(get(metrics, "/ready").starts_with("HTTP/1.1 200"));
+    assert!(get(metrics, "/").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn an_address_that_is_none_is_told() {
+    refused(|config| _ = config.text("metrics.address", "everywhere")).expect_failure(78, &["metrics.address"]);
+}

@@ -1,0 +1,84 @@
+//! What is never logged: secrets at any level, and strangers above debug.
+
+use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret};
+
+use crate::certificate::Certificate;
+use crate::client::{Client, User};
+use crate::ferryd::{Ferryd, PASSWORD, alice};
+use crate::wire::Stream;
+
+const SECRET: &str = "Zq8vN3xT0pLw6RbYc2HsKd5M";
+const NONCE_KEY: &str = "00112233445566778899aabbccddeeff102132435465768798a9bacbdcedfe0f";
+
+#[test]
+fn no_secret_password_key_or_nonce_is_logged_at_trace_level() {
+    for format in ["text", "json"] {
+        let ferryd = Ferryd::start_with(
+            |config| {
+                Certificate::configured(config);
+                let key = config.directory.join("nonce.key");
+                std::fs::write(&key, NONCE_KEY).unwrap();
+                config.text("auth.nonce-key-file", key.display()).text("log.format", format);
+                config.set("auth.shared-secrets", format!("[\"{SECRET}\"]"));
+            },
+            |command| _ = command.args(["--log-level", "trace"]),
+        );
+        let mut hidden = vec![PASSWORD.to_owned(), SECRET.to_owned(), NONCE_KEY.to_owned()];
+        let secret = SharedSecret { secret: Secret::new(SECRET), algorithm: SecretAlgorithm::Sha1 };
+        let certificate = Certificate::of(&ferryd.config);
+        for user in [alice(), User::minted(&secret, 60, Some("dora")), User::new("mallory", "T8hPfQ2nVx7Kd")] {
+            for client in [
+                Client::udp(ferryd.address()),
+                Client::tcp(ferryd.address()),
+                Client::tls(ferryd.address(), &certificate),
+            ] {
+                hidden.extend(everything(client.with(user.clone())));
+            }
+        }
+        let log = ferryd.stop().expect_success().stderr.clone();
+        assert!(log.contains("allocation ended"), "{log}");
+        for secret in hidden {
+            // As a text, as Debug writes bytes, and as hexadecimal digits.
+            let bytes = format!("{:?}", secret.as_bytes());
+            let digits: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+            for form in [secret.as_str(), bytes.trim_matches(['[', ']']), &digits] {
+                assert!(!log.contains(form), "{form} is in the log:\n{log}");
+            }
+        }
+    }
+}
+
+/// Every request, right and wrong; what must not be logged of it.
+fn everything(mut client: Client) -> Vec<String> {
+    let peer = "127.0.0.4:9".parse().unwrap();
+    if client.try_allocate().is_ok() {
+        client.permit(peer).unwrap();
+        client.bind_channel(0x4000, peer).unwrap();
+        client.send_by_channel(0x4000, b"payload");
+        assert_eq!(client.permit("10.0.0.1:1".parse().unwrap()), Err(403));
+        client.refresh(600).unwrap();
+    }
+    let nonce = String::from_utf8(client.challenge.clone().unwrap().nonce).unwrap();
+    let key = Client::key_of(&client.user.name, "ferryd", &client.user.password);
+    let key: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![client.user.password, nonce, key]
+}
+
+#[test]
+fn nothing_that_a_stranger_sends_is_logged_above_debug() {
+    let ferryd = Ferryd::start(|config| _ = Certificate::configured(config));
+    let before = ferryd.log();
+    let mut client = Client::udp(ferryd.address()).with(User::new("mallory", "T8hPfQ2nVx7Kd"));
+    client.wire.send(b"garbage");
+    assert_eq!(client.try_allocate(), Err(401));
+    for garbage in [&b"garbage\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x04abcd", b"\x00\x01\x00\x03"] {
+        let mut stream = Stream::plain(ferryd.address());
+        stream.write(garbage);
+        stream.rest();
+    }
+    let mut stream = Client::tcp(ferryd.address()).with(User::new("mallory", "T8hPfQ2nVx7Kd"));
+    assert_eq!(stream.try_allocate(), Err(401));
+    client.bind();
+    let log = ferryd.log();
+    assert_eq!(log, before);
+}

@@ -1,0 +1,95 @@
+//! The documents name what is there: files that exist, tests that run, settings that are known.
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ferryd::config::{self, Environment, HostFacts, StateAccess};
+
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "docs/operating.md",
+    "docs/known-attacks.md",
+    "tests/e2e/README.md",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(root().join(document)).unwrap()
+}
+
+/// Every file below a directory that holds code.
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && name != "node_modules" {
+            sources(&path, found);
+        } else if name.ends_with(".rs") || name.ends_with(".py") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_to_a_file() {
+    let mut links = 0;
+    for document in DOCUMENTS {
+        for part in read(document).split("](").skip(1) {
+            let target = part.split(')').next().unwrap();
+            let file = target.split('#').next().unwrap();
+            if file.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = root().join(document).parent().unwrap().join(file);
+            assert!(path.exists(), "{document} links to {target}");
+            links += 1;
+        }
+    }
+    assert!(links > 10, "{links} links");
+}
+
+#[test]
+fn every_test_that_is_named_beside_an_attack_is_there() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    sources(&root().join("tests"), &mut files);
+    let code: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let text = read("docs/known-attacks.md");
+    let names: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2).collect();
+    assert!(names.len() > 30, "{names:?}");
+    for name in names {
+        let is_defined = |keyword: &str| {
+            code.contains(&format!("{keyword} {name}(")) || code.contains(&format!("{keyword} {name}<"))
+        };
+        assert!(is_defined("fn") || is_defined("def"), "there is no test {name}");
+    }
+}
+
+#[test]
+fn every_configuration_that_is_shown_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shown.toml");
+    let host = HostFacts { own_addresses: vec!["127.0.0.1".parse().unwrap()], ..HostFacts::default() };
+    let mut shown = 0;
+    for document in DOCUMENTS {
+        for block in read(document).split("```toml\n").skip(1) {
+            fs::write(&path, block.split("```").next().unwrap()).unwrap();
+            let loaded = config::load(Some(&path), &Environment::new(), &host, StateAccess::ReadOnly);
+            // The certificates and secrets that are shown are on nobody's disk, and without them TLS is off.
+            let is_absent = |problem: &config::Problem| {
+                problem.found.contains("cannot be read") || problem.found.contains("there is no certificate")
+            };
+            let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
+            let problems: Vec<_> = problems.iter().filter(|problem| !is_absent(problem)).collect();
+            assert!(problems.is_empty(), "{document}: {problems:?}");
+            shown += 1;
+        }
+    }
+    assert!(shown >= 3, "{shown} blocks");
+}

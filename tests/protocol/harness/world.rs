@@ -1,0 +1,388 @@
+//! Workers, sockets that are only entries in tables, and the clock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferryd::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
+use ferryd::auth::Authenticator;
+use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCredential};
+use ferryd::turn::effect::{Ended, RelaySource};
+use ferryd::turn::settings::{Limits, PeerSettings, RelayAddress, Settings};
+use ferryd::turn::{
+    Counters, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerPolicy, Policy, RelayId, Route, Server,
+    Shared, WorkerId,
+};
+
+use super::{ALICE, BOB, REALM, SECRET, SECRET_SHA256};
+
+/// Seconds since the Unix epoch when a test begins; a multiple of the resolution of nonces.
+pub(crate) const UNIX_START: u64 = 1_800_000_000;
+
+/// What a test can choose before the server starts.
+pub(crate) struct Setup {
+    pub(crate) turn: Settings,
+    pub(crate) auth: ferryd::auth::Settings,
+    pub(crate) workers: u8,
+}
+
+impl Setup {
+    pub(crate) fn relay(&mut self, bind: &str, advertised: Option<&str>) {
+        let advertised = advertised.map(|ip| ip.parse().expect("an address"));
+        self.turn.relay_addresses.push(RelayAddress { bind: bind.parse().expect("an address"), advertised });
+    }
+
+    /// Only users that can be enumerated.
+    pub(crate) fn without_shared_secrets(&mut self) {
+        self.auth.shared_secrets.clear();
+    }
+
+    fn policy(self) -> Policy {
+        Policy {
+            peers: Arc::new(PeerPolicy::new(&self.turn)),
+            authenticator: Arc::new(Authenticator::new(&self.auth)),
+            settings: Arc::new(self.turn),
+        }
+    }
+
+    fn standard() -> Self {
+        let user = |name: &str, password: &str| User {
+            name: name.to_owned(),
+            credential: UserCredential::Password(Secret::new(password)),
+        };
+        let secret = |secret: &str, algorithm| SharedSecret { secret: Secret::new(secret), algorithm };
+        let mut setup = Self {
+            turn: Settings {
+                relay_addresses: Vec::new(),
+                port_min: Settings::PORT_MIN,
+                port_max: Settings::PORT_MAX,
+                lifetime_default: Settings::LIFETIME_DEFAULT,
+                lifetime_max: Settings::LIFETIME_MAX,
+                peers: PeerSettings::default(),
+                limits: Limits::default(),
+                software: Some("ferryd".to_owned()),
+                channels_above_4fff: false,
+                nat_behavior: None,
+                rfc3489: false,
+            },
+            auth: ferryd::auth::Settings {
+                realm: REALM.to_owned(),
+                users: vec![user("alice", ALICE), user("bob", BOB), user("caf\u{e9}", ALICE)],
+                shared_secrets: vec![
+                    secret(SECRET, SecretAlgorithm::Sha1),
+                    secret(SECRET_SHA256, SecretAlgorithm::Sha256),
+                ],
+                nonce_lifetime: ferryd::auth::Settings::NONCE_LIFETIME,
+                nonce_key: Secret::new([9; 32]),
+            },
+            workers: 1,
+        };
+        setup.relay("192.0.2.1", None);
+        setup.relay("2001:db8::1", None);
+        setup
+    }
+}
+
+/// A datagram that left a relay socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// The relayed address as it is bound.
+    pub(crate) from: SocketAddr,
+    pub(crate) to: PeerAddr,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) dont_fragment: bool,
+}
+
+/// The workers of one daemon with everything around them.
+pub(crate) struct World {
+    origin: Instant,
+    elapsed: Duration,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Vec<Server>,
+    /// How the next attempts to open a relay socket fail; after them they succeed.
+    pub(crate) open_failures: VecDeque<OpenError>,
+    /// Leaves relay sockets to be opened later, by [`Self::open_pending`].
+    pub(crate) opens_wait: bool,
+    pending: VecDeque<(usize, Effect)>,
+    pub(crate) attempts: Vec<RelayedAddr>,
+    pub(crate) sockets: BTreeMap<RelayedAddr, (usize, RelayId)>,
+    pub(crate) held: BTreeSet<RelayedAddr>,
+    inboxes: HashMap<FiveTuple, VecDeque<Vec<u8>>>,
+    pub(crate) sent: VecDeque<Sent>,
+    /// Channels and ends, in their order.
+    pub(crate) events: Vec<Effect>,
+    pub(crate) forwards: usize,
+    /// The way that the last datagram of a client came: an answer takes it back, whatever addresses it is to have.
+    asked: Option<Route>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Setup)) -> Self {
+        let mut setup = Setup::standard();
+        change(&mut setup);
+        let origin = Instant::now();
+        let shared = Arc::new(Shared::new(&setup.turn));
+        let workers = setup.workers;
+        let policy = setup.policy();
+        let worker = |id| Server::new(policy.clone(), Arc::clone(&shared), WorkerId(id), [id + 1; 32], origin);
+        Self {
+            origin,
+            elapsed: Duration::ZERO,
+            workers: (0..workers).map(worker).collect(),
+            shared,
+            open_failures: VecDeque::new(),
+            opens_wait: false,
+            pending: VecDeque::new(),
+            attempts: Vec::new(),
+            sockets: BTreeMap::new(),
+            held: BTreeSet::new(),
+            inboxes: HashMap::new(),
+            sent: VecDeque::new(),
+            events: Vec::new(),
+            forwards: 0,
+            asked: None,
+        }
+    }
+
+    /// Reloads the standard setup with other changes than before.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Setup)) {
+        let mut setup = Setup::standard();
+        change(&mut setup);
+        let policy = setup.policy();
+        self.workers.iter_mut().for_each(|worker| worker.replace_policy(policy.clone()));
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { instant: self.origin + self.elapsed, unix_seconds: UNIX_START + self.elapsed.as_secs() }
+    }
+
+    pub(crate) fn unix(&self) -> u64 {
+        self.now().unix_seconds
+    }
+
+    /// Moves the clock and nothing else: a shell that is late with its timers.
+    pub(crate) fn jump(&mut self, by: Duration) {
+        self.elapsed += by;
+    }
+
+    /// Moves the clock as a shell does: every timer is served when it is due.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        let target = self.origin + self.elapsed + by;
+        for _ in 0..1_000_000 {
+            let due = self.workers.iter().filter_map(Server::poll_timeout).min();
+            let Some(due) = due.filter(|due| *due <= target) else { break };
+            self.elapsed = self.elapsed.max(due.saturating_duration_since(self.origin));
+            self.run_timers();
+        }
+        self.elapsed = target - self.origin;
+        let overdue = self.workers.iter().filter_map(Server::poll_timeout).min();
+        assert!(overdue.is_none_or(|due| due > target), "timers never come to rest");
+    }
+
+    pub(crate) fn run_timers(&mut self) {
+        let now = self.now();
+        for worker in 0..self.workers.len() {
+            self.workers[worker].handle_timeout(now);
+            self.drain(worker);
+        }
+    }
+
+    /// Bytes from a client to a worker, as they come from its listener.
+    pub(crate) fn client_sends(&mut self, worker: usize, client: &FiveTuple, bytes: &[u8]) {
+        let now = self.now();
+        self.asked = Some(route(client));
+        let forward = self.workers[worker].handle_client(now, client, route(client), bytes);
+        self.forward(worker, forward, bytes);
+        self.drain(worker);
+    }
+
+    /// A datagram of a peer to a relayed address as clients know it. `false` when no socket is there.
+    pub(crate) fn peer_sends(&mut self, from: &str, to: SocketAddr, bytes: &[u8]) -> bool {
+        let socket = self.sockets.iter().find(|(bound, _)| self.shared.ports.public(**bound) == to);
+        let Some((worker, relay)) = socket.map(|(_, socket)| *socket) else { return false };
+        let now = self.now();
+        let forward = self.workers[worker].handle_peer(now, relay, super::peer(from), bytes.len());
+        self.forward(worker, forward, bytes);
+        self.drain(worker);
+        true
+    }
+
+    /// An ICMP error about a datagram from the relayed address `about`.
+    pub(crate) fn icmp(&mut self, about: SocketAddr, error: IcmpError) {
+        let (worker, relay) = self.sockets[&RelayedAddr::new(about)];
+        let now = self.now();
+        self.workers[worker].handle_peer_error(now, relay, error);
+        self.drain(worker);
+    }
+
+    pub(crate) fn client_closes(&mut self, worker: usize, client: &FiveTuple) {
+        self.workers[worker].handle_client_closed(client);
+        self.drain(worker);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        for worker in 0..self.workers.len() {
+            self.workers[worker].handle_stop();
+            self.drain(worker);
+        }
+    }
+
+    /// Opens the relay sockets that [`Self::opens_wait`] has held back.
+    pub(crate) fn open_pending(&mut self) {
+        self.opens_wait = false;
+        while let Some((worker, effect)) = self.pending.pop_front() {
+            self.carry_out(worker, effect);
+            self.drain(worker);
+        }
+    }
+
+    /// Everything that has arrived at a client since the last time.
+    pub(crate) fn inbox(&mut self, client: &FiveTuple) -> Vec<Vec<u8>> {
+        self.inboxes.get_mut(client).map(|inbox| inbox.drain(..).collect()).unwrap_or_default()
+    }
+
+    /// What has left relay sockets since the last time.
+    pub(crate) fn sent(&mut self) -> Vec<Sent> {
+        self.sent.drain(..).collect()
+    }
+
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        self.workers.iter().map(|worker| worker.counters().dropped(reason)).sum()
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        self.workers[0].counters()
+    }
+
+    pub(crate) fn ended(&self) -> Vec<Ended> {
+        let ended =
+            |effect: &Effect| if let Effect::AllocationEnded(ended) = effect { Some((**ended).clone()) } else { None };
+        self.events.iter().filter_map(ended).collect()
+    }
+
+    fn forward(&mut self, worker: usize, forward: Option<Forward>, bytes: &[u8]) {
+        let Some(forward) = forward else { return };
+        self.forwards += 1;
+        match forward {
+            Forward::ToPeer { relay, peer, payload, dont_fragment } => {
+                let from = self.workers[worker].relayed_address(relay).expect("a live relay");
+                assert!(self.sockets.contains_key(&from), "sent through {from}, which is not open");
+                self.sent.push_back(Sent {
+                    from: from.socket_addr(),
+                    to: peer,
+                    bytes: bytes[payload].to_vec(),
+                    dont_fragment,
+                });
+            }
+            Forward::ToClient { route: way, client, prefix, payload, padding } => {
+                assert_eq!(way, route(&client));
+                let message = [prefix.as_bytes(), &bytes[payload], &[0; 3][..usize::from(padding)]].concat();
+                self.inboxes.entry(client).or_default().push_back(message);
+            }
+            Forward::ToWorker { worker: other, relay, from, payload } => {
+                assert_ne!(usize::from(other.0), worker, "a worker is no neighbour of itself");
+                let payload = bytes[payload].to_vec();
+                let (now, other) = (self.now(), usize::from(other.0));
+                let forward = self.workers[other].handle_neighbour(now, relay, from, payload.len());
+                assert!(!matches!(forward, Some(Forward::ToWorker { .. })), "a neighbour delivers or drops");
+                self.forward(other, forward, &payload);
+                self.drain(other);
+            }
+        }
+    }
+
+    fn drain(&mut self, worker: usize) {
+        while let Some(effect) = self.workers[worker].poll_effect() {
+            let waits = match effect {
+                Effect::OpenRelay { .. } => self.opens_wait,
+                // Effects on sockets are carried out in their order.
+                Effect::CloseRelay { .. } | Effect::CloseHeld { .. } => !self.pending.is_empty(),
+                Effect::Reply { .. }
+                | Effect::ChannelOpened { .. }
+                | Effect::ChannelClosed { .. }
+                | Effect::AllocationEnded(_) => false,
+            };
+            if waits {
+                self.pending.push_back((worker, effect));
+            } else {
+                self.carry_out(worker, effect);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, worker: usize, effect: Effect) {
+        match effect {
+            Effect::Reply { route: way, client, bytes } => {
+                assert!(way == route(&client) || Some(way) == self.asked, "{client:?} is not reached by {way:?}");
+                let bytes = self.workers[worker].reply_bytes(bytes).to_vec();
+                self.inboxes.entry(client).or_default().push_back(bytes);
+            }
+            Effect::OpenRelay { relay, address, source, hold_next } => {
+                let result = self.open(worker, relay, address, source, hold_next);
+                let now = self.now();
+                self.workers[worker].handle_relay_opened(now, relay, result);
+            }
+            Effect::CloseRelay { address, .. } => {
+                self.sockets.remove(&address);
+                self.workers[worker].handle_port_closed(address);
+            }
+            Effect::CloseHeld { address } => {
+                self.held.remove(&address);
+                self.workers[worker].handle_port_closed(address);
+            }
+            event @ (Effect::ChannelOpened { .. } | Effect::ChannelClosed { .. } | Effect::AllocationEnded(_)) => {
+                self.events.push(event);
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        worker: usize,
+        relay: RelayId,
+        address: RelayedAddr,
+        source: RelaySource,
+        hold_next: bool,
+    ) -> Result<(), OpenError> {
+        self.attempts.push(address);
+        if let Some(error) = self.open_failures.pop_front() {
+            self.held.remove(&address);
+            return Err(error);
+        }
+        match source {
+            RelaySource::Held => assert!(self.held.remove(&address), "{address} is not held"),
+            RelaySource::Fresh => assert!(!self.held.contains(&address), "{address} is held"),
+        }
+        assert!(self.sockets.insert(address, (worker, relay)).is_none(), "{address} is bound twice");
+        if hold_next {
+            let next = RelayedAddr::new(SocketAddr::new(address.ip(), address.port() + 1));
+            assert!(self.held.insert(next), "{next} is held twice");
+            assert!(!self.sockets.contains_key(&next), "{next} is bound already");
+        }
+        Ok(())
+    }
+}
+
+/// Every client has a route of its own, so that an answer on a wrong one is found.
+fn route(client: &FiveTuple) -> Route {
+    Route(u64::from(client.client.port()) << 16 | u64::from(client.server.port()))
+}
+
+/// Nothing is left of any allocation: no socket, port, quota, timer or record.
+pub(crate) fn assert_no_leak(world: &World) {
+    assert_eq!(world.sockets.len(), 0, "relay sockets");
+    assert_eq!(world.held.len(), 0, "held sockets");
+    assert_eq!(world.shared.quotas.total(), 0, "quotas");
+    for family in [Family::V4, Family::V6] {
+        assert_eq!(world.shared.ports.usage(family).0, 0, "ports of {family:?}");
+    }
+    for worker in &world.workers {
+        assert_eq!(worker.allocations(), 0, "allocations");
+        assert_eq!(worker.poll_timeout(), None, "timers");
+    }
+}

@@ -1,0 +1,27 @@
+//! The protocol without sockets: bytes in, exact effects out, time moved by hand.
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+mod harness;
+
+mod allocate;
+mod authentication;
+mod binding;
+mod browsers;
+mod channel;
+mod classic;
+mod credentials;
+mod data;
+mod dual;
+mod icmp;
+mod lifecycle;
+mod messages;
+mod model;
+mod nat_behavior;
+mod neighbours;
+mod noise;
+mod peers;
+mod permission;
+mod quota;
+mod refresh;
+mod relay_sockets;
+mod reservation;
