@@ -4,7 +4,7 @@ use std::net::{SocketAddrV4, UdpSocket};
 
 use crate::clients::{peer_index, peer_ip};
 use crate::datagrams::{self, BATCH, Inbox, Outbox};
-use crate::dialog::{Ask, Dialog};
+use crate::dialog::Ask;
 use crate::failure::{Failure, Result};
 use crate::ledger::Ledger;
 use crate::legs::{Carrier, Leg, Legs};
@@ -39,7 +39,7 @@ impl LegTraffic {
         let legs = Legs::set_up(server, carrier, count, |index| {
             vec![Ask::Allocate, Ask::BindChannel { channel: CHANNEL, peer: peer(index) }]
         })?;
-        // The dialogs may have ended in another order than they began in, so each leg finds its peer anew.
+        // Dialogs end in another order than they begin in.
         let mut this = Self {
             legs: Vec::new(),
             relayed: Vec::new(),
@@ -48,13 +48,18 @@ impl LegTraffic {
             outbox: Outbox::new(),
             inbox: Inbox::new(),
         };
-        let mut sorted: Vec<(Leg, Dialog)> = legs.legs;
+        let mut sorted = legs.legs;
         sorted.sort_by_key(|(_, dialog)| dialog.seed());
         for (leg, dialog) in sorted {
             this.relayed.push(dialog.relayed()?);
             this.legs.push(leg);
         }
         Ok(this)
+    }
+
+    /// The TLS version of the legs, if they run over TLS.
+    pub(crate) fn tls_version(&self) -> Option<f64> {
+        self.legs.first()?.tls_version()
     }
 
     /// Runs a saturated load one way to its end.

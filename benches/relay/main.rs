@@ -39,6 +39,12 @@ use crate::rows::{Bench, ROWS, Row};
 use crate::server::Candidate;
 
 fn main() -> ExitCode {
+    if std::env::args().len() == 1 {
+        println!(
+            "nothing is measured without arguments, as by `cargo test --all-targets`; `cargo bench --bench relay` does"
+        );
+        return ExitCode::SUCCESS;
+    }
     let options = Options::parse();
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,18 +64,18 @@ fn run(options: &Options) -> Result<()> {
         rows.iter().for_each(|row| println!("{:16} {}", row.name, row.what));
         return Ok(());
     }
-    let load_average = machine::load_average();
+    let (load_average, machine) = (machine::load_average(), machine::description(machine::cores()));
     machine::raise_descriptor_limit()?;
     let (server_core, generator_core) = choose_cores(options)?;
     let candidates = Candidate::all(options)?;
     machine::pin(generator_core).doing(format_args!("run on core {generator_core}"))?;
     let fifo = !options.no_fifo && RealTime::is_allowed();
     let settings = vec![
-        ("machine", machine::description()),
+        ("machine", machine),
         ("command", std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
         ("rounds", format!("{} of {} s each, order alternating", options.rounds(), options.seconds())),
         ("cores", format!("servers on {server_core}, generator on {generator_core} (SCHED_FIFO: {fifo})")),
-        ("load average before", format!("{load_average:.2}")),
+        ("load average before", format!("{load_average:.2} (servers shielded: {})", options.shield)),
     ];
     let mut report = Report { candidates, settings, results: Vec::new() };
     let bench = Bench::new(options, server_core);

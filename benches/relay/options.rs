@@ -65,6 +65,14 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_fifo: bool,
 
+    /// Beside other work on the machine: run servers under SCHED_RR, all but those on a quota
+    #[arg(long)]
+    pub(crate) shield: bool,
+
+    /// Packets/s that the row "overload" offers
+    #[arg(long, value_name = "RATE", default_value_t = 264_000.0)]
+    pub(crate) overload: f64,
+
     /// Write everything measured to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -19,8 +19,6 @@ const REALM: &str = "bench.test";
 /// Where servers listen and relay.
 pub(crate) const SERVER_IP: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const RELAY_PORTS: (u16, u16) = (49152, 65535);
-/// What every server runs at, where it is allowed.
-const NICE: libc::c_int = -15;
 const READY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A server that can be started.
@@ -194,7 +192,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts a server on its core and waits until it answers on UDP.
-    pub(crate) fn start(candidate: &Candidate, core: usize) -> Result<Self> {
+    pub(crate) fn start(candidate: &Candidate, core: usize, shield: bool) -> Result<Self> {
         let directory = tempfile::tempdir().doing("make a directory for the server")?;
         write_certificate(directory.path())?;
         let ports = Ports::free()?;
@@ -206,8 +204,9 @@ impl Running {
         unsafe {
             command.pre_exec(move || {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                // Other work on the core, if there is any, disturbs all servers the less. Not everyone may do this.
-                libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+                if shield {
+                    machine::go_first();
+                }
                 machine::pin(core)
             });
         }

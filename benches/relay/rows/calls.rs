@@ -45,7 +45,7 @@ fn calls(bench: &Bench, server: &Running, count: usize) -> Result<Sample> {
         let _real_time = bench.real_time();
         traffic.run(&load, bench.watch(server, 1.0), None)?
     };
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     let delivered: u64 = outcome.watched.counts.iter().sum();
     sample.put("per packet", outcome.watched.cpu_us_per(delivered));
     put_latency(&mut sample, &outcome, ["p50", "p99"], 1.0);

@@ -33,8 +33,8 @@ pub(super) const ALLOCATIONS: Row = Row {
 
 pub(super) const ALLOCATIONS_TLS: Row = Row {
     name: "allocations-tls",
-    what: "the same over TLS 1.3 with a full handshake (P-256, X25519) each, 32 at a time",
-    metrics: &[more("rate", "/s"), less("each", CPU), more("for each CPU second", ""), context("server's share", "%")],
+    what: "the same over TLS with a full handshake (P-256) each, 32 at a time",
+    metrics: &[more("rate", "/s"), less("each", CPU), more("for each CPU second", ""), context("TLS", "version")],
     echo: false,
     run: allocations_tls,
 };
@@ -105,7 +105,7 @@ fn binding(bench: &Bench, server: &Running) -> Result<Sample> {
         }
     }
     let watched = watch.result()?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     put_rate(&mut sample, &watched);
     sample.doubt_saturation("binding", &watched);
     Ok(sample)
@@ -130,7 +130,7 @@ fn allocations(bench: &Bench, server: &Running) -> Result<Sample> {
         clients.come_and_go(&ALLOCATE_AND_RELEASE, ALLOCATING_CLIENTS, &mut watch)?
     };
     let watched = watch.result()?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     put_rate(&mut sample, &watched);
     sample.doubt_saturation("allocations", &watched);
     if passed.resent > 0 {
@@ -141,14 +141,16 @@ fn allocations(bench: &Bench, server: &Running) -> Result<Sample> {
 
 fn allocations_tls(bench: &Bench, server: &Running) -> Result<Sample> {
     let mut watch = bench.watch(server, 1.0);
-    {
+    let version = {
         let _real_time = bench.real_time();
-        crate::legs::come_and_go(server, &ALLOCATE_AND_RELEASE, TLS_CLIENTS, &mut watch)?;
-    }
+        crate::legs::come_and_go(server, &ALLOCATE_AND_RELEASE, TLS_CLIENTS, &mut watch)?
+    };
     let watched = watch.result()?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     put_rate(&mut sample, &watched);
-    sample.put("server's share", watched.server_share() * 100.0);
+    if let Some(version) = version {
+        sample.put("TLS", version);
+    }
     sample.doubt_saturation("allocations over TLS", &watched);
     Ok(sample)
 }

@@ -36,7 +36,7 @@ fn udp(bench: &Bench, server: &Running) -> Result<Sample> {
     allocate(&mut first, BEFORE)?;
     let before = settled_kib(server)?;
     allocate(&mut second, count)?;
-    Ok(sample(before, settled_kib(server)?, count))
+    Ok(sample(bench, before, settled_kib(server)?, count))
 }
 
 fn tls(bench: &Bench, server: &Running) -> Result<Sample> {
@@ -45,7 +45,7 @@ fn tls(bench: &Bench, server: &Running) -> Result<Sample> {
     let _first = Legs::set_up(server, Carrier::Tls, BEFORE, asks)?;
     let before = settled_kib(server)?;
     let _second = Legs::set_up(server, Carrier::Tls, count, asks)?;
-    Ok(sample(before, settled_kib(server)?, count))
+    Ok(sample(bench, before, settled_kib(server)?, count))
 }
 
 fn settled_kib(server: &Running) -> Result<u64> {
@@ -53,8 +53,8 @@ fn settled_kib(server: &Running) -> Result<u64> {
     resident_kib(server.process())
 }
 
-fn sample(before: u64, after: u64, count: usize) -> Sample {
-    let mut sample = Sample::default();
+fn sample(bench: &Bench, before: u64, after: u64, count: usize) -> Sample {
+    let mut sample = Sample::new(bench);
     sample.put("each", after.saturating_sub(before) as f64 / count as f64);
     sample.put("allocations", count as f64);
     sample

@@ -82,9 +82,15 @@ pub(crate) struct Sample {
     values: Vec<(&'static str, f64)>,
     /// What makes the figures doubtful.
     pub(crate) notes: Vec<String>,
+    /// Whether the server comes before other work on its core.
+    shielded: bool,
 }
 
 impl Sample {
+    fn new(bench: &Bench) -> Self {
+        Self { shielded: bench.shield, ..Self::default() }
+    }
+
     fn put(&mut self, metric: &'static str, value: f64) {
         self.values.push((metric, value));
     }
@@ -116,7 +122,8 @@ impl Sample {
     /// Doubts a measurement beside other work.
     fn doubt_core(&mut self, what: &str, watched: &Watched) {
         let others = (watched.usage.core_busy - watched.server_share()) * 100.0;
-        if others > 10.0 {
+        // What a shielded server leaves over is for whoever wants it.
+        if others > 10.0 && !self.shielded {
             self.notes.push(format!("{what}: {others:.0} % of the server's core went to other work than the server"));
         }
         let (steal, waited) = (watched.usage.core_steal * 100.0, watched.usage.generator_waited * 100.0);
@@ -133,11 +140,20 @@ pub(crate) struct Bench {
     pub(crate) fifo: bool,
     /// Scales counts of memory and the like down for a quick run.
     pub(crate) quick: bool,
+    pub(crate) shield: bool,
+    pub(crate) overload: f64,
 }
 
 impl Bench {
     pub(crate) fn new(options: &Options, server_core: usize) -> Self {
-        Self { seconds: options.seconds(), server_core, fifo: !options.no_fifo, quick: options.quick }
+        Self {
+            seconds: options.seconds(),
+            server_core,
+            fifo: !options.no_fifo,
+            quick: options.quick,
+            shield: options.shield,
+            overload: options.overload,
+        }
     }
 
     /// Measures a row with a fresh server; `None` where it does not apply.
@@ -145,7 +161,9 @@ impl Bench {
         if candidate.kind == Kind::Echo && !row.echo {
             return Ok(None);
         }
-        let server = Running::start(candidate, self.server_core)?;
+        // A quota does not hold what runs under SCHED_RR.
+        let shield = self.shield && row.name != overload::QUOTA.name;
+        let server = Running::start(candidate, self.server_core, shield)?;
         (row.run)(self, &server).map(Some)
     }
 

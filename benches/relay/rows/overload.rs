@@ -19,17 +19,16 @@ const METRICS: &[Metric] = &[
     context("offered", "packets/s"),
 ];
 
-/// 264,000 packets/s in all.
-const OFFERED_PER_SECOND: f64 = 44.0;
+const CALLS: usize = 3000;
 const QUOTA_PERCENT: u64 = 40;
 const FLOOD_PER_SECOND: f64 = 264_000.0;
 
 pub(super) const OFFERED: Row = Row {
     name: "overload",
-    what: "3000 calls x 44 packets/s each way, 264,000 packets/s in all, 160 bytes",
+    what: "3000 calls, 264,000 packets/s in all (--overload), 160 bytes",
     metrics: METRICS,
     echo: true,
-    run: |bench, server| overload(bench, server, 3000, OFFERED_PER_SECOND),
+    run: |bench, server| overload(bench, server, CALLS, bench.overload / (2 * CALLS) as f64),
 };
 
 pub(super) const QUOTA: Row = Row {
@@ -66,7 +65,7 @@ fn overload(bench: &Bench, server: &Running, count: usize, per_second: f64) -> R
         let _real_time = bench.real_time();
         traffic.run(&load, bench.watch(server, 1.0), None)?
     };
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     let [up, down] = outcome.watched.counts;
     let sent: u64 = outcome.tallies.iter().map(|tally| tally.sent).sum();
     sample.put("delivered", outcome.watched.per_second(up + down));
@@ -86,7 +85,7 @@ fn flood(bench: &Bench, server: &Running) -> Result<Sample> {
         let _real_time = bench.real_time();
         traffic.run(&load, bench.watch(server, 1.0), Some(&mut flood))?
     };
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     sample.put("loss", loss(&outcome) * 100.0);
     sample.put("loss to peer", outcome.tallies[Way::Up as usize].loss() * 100.0);
     sample.put("loss to client", outcome.tallies[Way::Down as usize].loss() * 100.0);

@@ -62,7 +62,7 @@ pub(super) const INDICATIONS: Row = Row {
 
 fn saturated(bench: &Bench, server: &Running) -> Result<Sample> {
     let mut traffic = Traffic::set_up(server, FLOWS, Shape::ChannelData, false)?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     let up = one_way(bench, server, &mut traffic, Way::Up, 0.5)?;
     sample.put("to peer", cpu(&up, Way::Up));
     sample.put("to peer, rate", rate(&up, Way::Up));
@@ -81,7 +81,7 @@ fn both_ways(bench: &Bench, server: &Running) -> Result<Sample> {
     let outcome = run(bench, server, &mut traffic, &load, 1.0)?;
     let [up, down] = outcome.watched.counts;
     let offered: u64 = outcome.tallies.iter().map(|tally| tally.sent).sum();
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     sample.put("delivered", outcome.watched.per_second(up + down));
     sample.put("to peer, of all", up as f64 / (up + down).max(1) as f64 * 100.0);
     sample.put("per packet", outcome.watched.cpu_us_per(up + down));
@@ -93,7 +93,7 @@ fn both_ways(bench: &Bench, server: &Running) -> Result<Sample> {
 fn relay_to_relay(bench: &Bench, server: &Running) -> Result<Sample> {
     let mut traffic = Traffic::set_up(server, FLOWS, Shape::ChannelData, true)?;
     let outcome = one_way(bench, server, &mut traffic, Way::Up, 1.0)?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     sample.put("per packet", cpu(&outcome, Way::Up));
     sample.put("rate", rate(&outcome, Way::Up));
     sample.doubt_saturation("relay to relay", &outcome.watched);
@@ -101,7 +101,7 @@ fn relay_to_relay(bench: &Bench, server: &Running) -> Result<Sample> {
 }
 
 fn indications(bench: &Bench, server: &Running) -> Result<Sample> {
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     let mut costs = [[0.0; 2]; 2];
     for (shape, costs) in [Shape::ChannelData, Shape::Indication].into_iter().zip(&mut costs) {
         // A new socket makes new allocations on the same server.

@@ -1,6 +1,6 @@
 //! Clients over TCP and TLS, their peers over UDP.
 
-use super::{Bench, CPU, Metric, Row, Sample, less, more};
+use super::{Bench, CPU, Metric, Row, Sample, context, less, more};
 use crate::failure::Result;
 use crate::leg_traffic::LegTraffic;
 use crate::legs::Carrier;
@@ -13,6 +13,7 @@ const METRICS: &[Metric] = &[
     more("to peer, rate", "packets/s"),
     more("to client, rate", "packets/s"),
 ];
+const METRICS_TLS: &[Metric] = &[METRICS[0], METRICS[1], METRICS[2], METRICS[3], context("TLS", "version")];
 const CONNECTIONS: usize = 20;
 
 pub(super) const TCP: Row = Row {
@@ -25,15 +26,15 @@ pub(super) const TCP: Row = Row {
 
 pub(super) const TLS: Row = Row {
     name: "tls",
-    what: "20 clients over TLS 1.3, 1200 bytes, one record for each packet from the client, each way alone",
-    metrics: METRICS,
+    what: "20 clients over TLS, 1200 bytes, one record for each packet from the client, each way alone",
+    metrics: METRICS_TLS,
     echo: false,
     run: |bench, server| streams(bench, server, Carrier::Tls),
 };
 
 fn streams(bench: &Bench, server: &Running, carrier: Carrier) -> Result<Sample> {
     let mut traffic = LegTraffic::set_up(server, carrier, CONNECTIONS)?;
-    let mut sample = Sample::default();
+    let mut sample = Sample::new(bench);
     for (way, cost, rate) in [(Way::Up, "to peer", "to peer, rate"), (Way::Down, "to client", "to client, rate")] {
         let _real_time = bench.real_time();
         let watched = traffic.run(way, bench.watch(server, 0.5))?;
@@ -41,6 +42,9 @@ fn streams(bench: &Bench, server: &Running, carrier: Carrier) -> Result<Sample> 
         sample.put(cost, watched.cpu_us_per(count));
         sample.put(rate, watched.per_second(count));
         sample.doubt_saturation(cost, &watched);
+    }
+    if let Some(version) = traffic.tls_version() {
+        sample.put("TLS", version);
     }
     Ok(sample)
 }

@@ -1,0 +1,133 @@
+//! The core forwards a packet without a heap allocation, at whatever shape and transport.
+
+#[path = "../benches/support/mod.rs"]
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+
+use ferryd::address::{PeerAddr, Transport};
+use ferryd::turn::Forward;
+use support::{Lab, channel_data, route, send_indication};
+
+/// Counts what the calling thread asks of the heap.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+#[global_allocator]
+static HEAP: Counting = Counting;
+
+// SAFETY: everything is passed on to the system's allocator as it came; the counter is a constant-initialised cell
+// without a destructor, so that counting asks nothing of the heap.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.realloc(memory, layout, new_size) }
+    }
+}
+
+/// How often this thread asks the heap for memory meanwhile.
+fn asked_during(work: impl FnOnce()) -> u64 {
+    let before = ASKED.with(Cell::get);
+    work();
+    ASKED.with(Cell::get) - before
+}
+
+const CLIENTS: usize = 64;
+const PACKETS: usize = 10_000;
+/// Not a multiple of four, so that padding is met too.
+const PAYLOAD_LENS: [usize; 2] = [160, 163];
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(asked_during(|| drop(black_box(Box::new(7)))), 1);
+}
+
+#[test]
+fn no_packet_of_a_channel_asks_the_heap_for_anything() {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+        let mut lab = Lab::with_allocations(CLIENTS, transport);
+        let message = channel_data(160);
+        let asked = asked_during(|| {
+            for client in lab.clients.iter().cycle().take(PACKETS) {
+                let up = lab.server.handle_client(lab.now, &client.five_tuple, route(), &message);
+                assert!(matches!(up, Some(Forward::ToPeer { peer, .. }) if peer == client.channel_peer));
+                assert!(lab.server.poll_effect().is_none());
+                for len in PAYLOAD_LENS {
+                    let down = lab.server.handle_peer(lab.now, client.relay, client.channel_peer, len);
+                    assert!(matches!(down, Some(Forward::ToClient { client: to, .. }) if to == client.five_tuple));
+                }
+            }
+        });
+        assert_eq!(asked, 0, "{transport:?}");
+    }
+}
+
+#[test]
+fn no_indication_asks_the_heap_for_anything() {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+        let mut lab = Lab::with_allocations(CLIENTS, transport);
+        let send = |index: usize| send_indication(lab.clients[index].other_peer.socket_addr(), 163);
+        let sends: Vec<_> = (0..CLIENTS).map(send).collect();
+        let asked = asked_during(|| {
+            for (client, send) in lab.clients.iter().zip(&sends).cycle().take(PACKETS) {
+                let up = lab.server.handle_client(lab.now, &client.five_tuple, route(), send);
+                assert!(matches!(up, Some(Forward::ToPeer { peer, .. }) if peer == client.other_peer));
+                assert!(lab.server.poll_effect().is_none());
+                for len in PAYLOAD_LENS {
+                    let down = lab.server.handle_peer(lab.now, client.relay, client.other_peer, len);
+                    assert!(matches!(down, Some(Forward::ToClient { client: to, .. }) if to == client.five_tuple));
+                }
+            }
+        });
+        assert_eq!(asked, 0, "{transport:?}");
+    }
+}
+
+#[test]
+fn nothing_between_two_clients_asks_the_heap_for_anything() {
+    let mut lab = Lab::with_allocations(2, Transport::Udp);
+    let sends: Vec<_> = lab.clients.iter().map(|client| send_indication(client.relayed, 163)).collect();
+    let [(one, _), (other, to_other)] = [(&lab.clients[0], &sends[0]), (&lab.clients[1], &sends[1])];
+    let asked = asked_during(|| {
+        for _ in 0..PACKETS {
+            let across = lab.server.handle_client(lab.now, &one.five_tuple, route(), to_other);
+            assert!(matches!(across, Some(Forward::ToClient { client, .. }) if client == other.five_tuple));
+            assert!(lab.server.poll_effect().is_none());
+        }
+    });
+    assert_eq!(asked, 0);
+}
+
+#[test]
+fn nothing_that_is_dropped_asks_the_heap_for_anything() {
+    let mut lab = Lab::with_allocations(CLIENTS, Transport::Udp);
+    let stranger = PeerAddr::new("8.8.8.8:53".parse().expect("a literal address"));
+    let send = send_indication(stranger.socket_addr(), 160);
+    let asked = asked_during(|| {
+        for client in lab.clients.iter().cycle().take(PACKETS) {
+            for bytes in [&send[..], b"\x40\x02\x00\x00", b"\x40", b"\xff", b""] {
+                assert!(lab.server.handle_client(lab.now, &client.five_tuple, route(), bytes).is_none());
+            }
+            assert!(lab.server.handle_peer(lab.now, client.relay, stranger, 160).is_none());
+            assert!(lab.server.poll_effect().is_none());
+        }
+    });
+    assert_eq!(asked, 0);
+}
