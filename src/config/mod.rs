@@ -13,6 +13,7 @@ mod host;
 mod layers;
 mod listeners;
 mod problem;
+mod redirect;
 mod relay;
 mod section;
 pub mod settings;
@@ -145,6 +146,8 @@ fn read(
     let (mut turn, accept) = relay::read(&mut root, host, report);
     let udp = listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
+    let own = redirect::Own { addresses: &turn.peers.own_addresses, listeners: &listeners };
+    turn.redirect = redirect::read(root.section("redirect", report), &own, report);
     let worker = read_data_path(root.section("data-path", report), report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.

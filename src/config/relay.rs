@@ -41,6 +41,7 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
         limits,
         software: Some(format!("ferryd {}", env!("CARGO_PKG_VERSION"))),
         channels_above_4fff,
+        redirect: None,
     };
     (settings, accept)
 }

@@ -1,6 +1,6 @@
 //! Writes STUN messages.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::attribute::{AttributeType, XorAddress};
 use super::error_code::ErrorCode;
@@ -60,6 +60,15 @@ impl<'b> Builder<'b> {
     pub fn xor_address(&mut self, kind: AttributeType, address: SocketAddr) -> &mut Self {
         let value = XorAddress::new(address, self.id);
         self.attribute(kind, value.as_bytes())
+    }
+
+    /// Appends a transport address as it is (RFC 8489 section 14.1).
+    pub fn address(&mut self, kind: AttributeType, address: SocketAddr) -> &mut Self {
+        let [high, low] = address.port().to_be_bytes();
+        match address.ip() {
+            IpAddr::V4(ip) => self.attribute_in_parts(kind, &[0, 0x01, high, low], &ip.octets()),
+            IpAddr::V6(ip) => self.attribute_in_parts(kind, &[0, 0x02, high, low], &ip.octets()),
+        }
     }
 
     /// Appends ERROR-CODE (RFC 8489 section 14.8).

@@ -7,6 +7,7 @@ pub mod attribute;
 pub mod builder;
 pub mod channel_data;
 pub mod error_code;
+pub mod extensions;
 pub mod framing;
 pub mod header;
 pub mod integrity;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::redirect::Redirect;
 use crate::address::Family;
 
 /// The relay as configured.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub software: Option<String>,
     /// Accepts channel numbers 0x5000-0x7FFF, which RFC 5766 allowed and RFC 8656 does not.
     pub channels_above_4fff: bool,
+    /// Where clients that ask for a new allocation are sent instead; allocations that there are go on.
+    pub redirect: Option<Redirect>,
 }
 
 impl Settings {

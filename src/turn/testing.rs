@@ -15,5 +15,6 @@ pub(super) fn settings() -> Settings {
         limits: Limits::default(),
         software: Some("ferryd".to_owned()),
         channels_above_4fff: false,
+        redirect: None,
     }
 }

@@ -20,6 +20,7 @@ mod noise;
 mod peers;
 mod permission;
 mod quota;
+mod redirect;
 mod refresh;
 mod relay_sockets;
 mod reservation;

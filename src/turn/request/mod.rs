@@ -9,6 +9,7 @@ mod refresh;
 use super::effect::Forward;
 use super::ids::{AllocationId, Route};
 use super::outcome::{DropReason, Outcome};
+use super::redirect::TryAlternate;
 use super::reply::Envelope;
 use super::server::{Now, Server};
 use crate::address::FiveTuple;
@@ -27,9 +28,11 @@ pub(super) struct Request<'a> {
 }
 
 /// A request is answered with this error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rejection {
     Error(ErrorCode),
+    /// 300: another server is to be asked.
+    TryAlternate(Box<TryAlternate>),
     /// Nothing is sent: the answer is on its way.
     InProgress,
 }
@@ -108,6 +111,10 @@ impl Server {
             Err(Rejection::Error(code)) => {
                 self.refuse(&request.envelope, code, |_| {});
                 Outcome::Refused(method, code)
+            }
+            Err(Rejection::TryAlternate(alternate)) => {
+                self.refuse(&request.envelope, ErrorCode::TryAlternate, |builder| alternate.write(builder));
+                Outcome::Refused(method, ErrorCode::TryAlternate)
             }
         }
     }

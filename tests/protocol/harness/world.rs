@@ -38,6 +38,14 @@ impl Setup {
         self.auth.shared_secrets.clear();
     }
 
+    fn policy(self) -> Policy {
+        Policy {
+            peers: Arc::new(PeerPolicy::new(&self.turn)),
+            authenticator: Arc::new(Authenticator::new(&self.auth)),
+            settings: Arc::new(self.turn),
+        }
+    }
+
     fn standard() -> Self {
         let user = |name: &str, password: &str| User {
             name: name.to_owned(),
@@ -55,6 +63,7 @@ impl Setup {
                 limits: Limits::default(),
                 software: Some("ferryd".to_owned()),
                 channels_above_4fff: false,
+                redirect: None,
             },
             auth: ferryd::auth::Settings {
                 realm: REALM.to_owned(),
@@ -115,16 +124,13 @@ impl World {
         change(&mut setup);
         let origin = Instant::now();
         let shared = Arc::new(Shared::new(&setup.turn));
-        let policy = Policy {
-            peers: Arc::new(PeerPolicy::new(&setup.turn)),
-            authenticator: Arc::new(Authenticator::new(&setup.auth)),
-            settings: Arc::new(setup.turn),
-        };
+        let workers = setup.workers;
+        let policy = setup.policy();
         let worker = |id| Server::new(policy.clone(), Arc::clone(&shared), WorkerId(id), [id + 1; 32], origin);
         Self {
             origin,
             elapsed: Duration::ZERO,
-            workers: (0..setup.workers).map(worker).collect(),
+            workers: (0..workers).map(worker).collect(),
             shared,
             open_failures: VecDeque::new(),
             opens_wait: false,
@@ -137,6 +143,14 @@ impl World {
             events: Vec::new(),
             forwards: 0,
         }
+    }
+
+    /// Reloads the standard setup with other changes than before.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Setup)) {
+        let mut setup = Setup::standard();
+        change(&mut setup);
+        let policy = setup.policy();
+        self.workers.iter_mut().for_each(|worker| worker.replace_policy(policy.clone()));
     }
 
     pub(crate) fn now(&self) -> Now {
