@@ -23,6 +23,7 @@ mod state;
 mod strength;
 #[cfg(test)]
 mod tests;
+mod third_party;
 mod values;
 
 pub use certificate::{CertificateContent, CertificateFacts};

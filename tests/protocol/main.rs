@@ -24,3 +24,4 @@ mod redirect;
 mod refresh;
 mod relay_sockets;
 mod reservation;
+mod third_party;

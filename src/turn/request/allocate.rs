@@ -49,7 +49,7 @@ impl Server {
         self.redirect(request)?;
         let wanted = self.wanted(request)?;
         let requested = self.requested_lifetime(request)?;
-        let lifetime = self.granted_lifetime(requested);
+        let lifetime = self.granted_lifetime(request, requested);
         let Claim { addresses, address_error, source, quota, reservation_quota } = self.claim(request, &wanted)?;
         let created = Created { transaction: request.envelope.transaction, reservation: None, address_error };
         let opening = Box::new(Opening {
@@ -92,7 +92,7 @@ impl Server {
     fn repeat(&mut self, request: &Request<'_>, id: AllocationId) -> Result<(), Rejection> {
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         let same = allocation.created.transaction == request.envelope.transaction
-            && allocation.credentials.username == request.credentials.username;
+            && allocation.credentials.is_same_user(&request.credentials);
         if !same {
             return Err(ErrorCode::AllocationMismatch.into());
         }

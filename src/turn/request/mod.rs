@@ -124,6 +124,10 @@ impl Server {
         let code = error.code();
         match error {
             AuthError::BadRequest => self.refuse(envelope, code, |_| {}),
+            // RFC 7635 section 7: "it will respond with an error code of 420 (Unknown Attribute)".
+            AuthError::UnexpectedToken => self.refuse(envelope, code, |builder| {
+                builder.unknown_attributes(&[AttributeType::ACCESS_TOKEN]);
+            }),
             AuthError::NoIntegrity | AuthError::WrongCredentials | AuthError::StaleNonce => {
                 let authenticator = std::sync::Arc::clone(&self.authenticator);
                 let challenge = authenticator.challenge(error, message, &envelope.client, now.unix_seconds);
@@ -137,7 +141,9 @@ impl Server {
     fn refuse_unknown_attributes(&mut self, envelope: &Envelope, message: &Message<'_>) -> bool {
         let mut unknown = [AttributeType(0); UNKNOWN_ATTRIBUTES_MAX];
         let mut count = 0;
-        for kind in message.unknown_attributes() {
+        let takes_tokens = self.authenticator.takes_tokens();
+        let known = |kind: &AttributeType| takes_tokens && *kind == AttributeType::ACCESS_TOKEN;
+        for kind in message.unknown_attributes().filter(|kind| !known(kind)) {
             if count < unknown.len() && !unknown[..count].contains(&kind) {
                 unknown[count] = kind;
                 count += 1;
@@ -158,7 +164,19 @@ impl Server {
         if allocation.opening.is_some() || !allocation.lives(request.now.instant) {
             return Err(ErrorCode::AllocationMismatch.into());
         }
-        if allocation.credentials.username != request.credentials.username {
+        let is_owner = match request.message.method() {
+            Method::Refresh => allocation.credentials.is_refreshed_by(&request.credentials),
+            Method::Binding
+            | Method::Allocate
+            | Method::Send
+            | Method::Data
+            | Method::CreatePermission
+            | Method::ChannelBind
+            | Method::Connect
+            | Method::ConnectionBind
+            | Method::ConnectionAttempt => allocation.credentials.is_same_user(&request.credentials),
+        };
+        if !is_owner {
             return Err(ErrorCode::WrongCredentials.into());
         }
         Ok(id)

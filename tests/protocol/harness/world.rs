@@ -74,6 +74,7 @@ impl Setup {
                 ],
                 nonce_lifetime: ferryd::auth::Settings::NONCE_LIFETIME,
                 nonce_key: Secret::new([9; 32]),
+                third_party: None,
             },
             workers: 1,
         };
