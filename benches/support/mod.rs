@@ -146,6 +146,9 @@ fn server(now: Now) -> Server {
         limits,
         software: None,
         channels_above_4fff: false,
+        nat_behavior: None,
+        rfc3489: false,
+        redirect: None,
     };
     let credential = UserCredential::Password(Secret::new(PASSWORD));
     let auth = AuthSettings {
@@ -154,6 +157,7 @@ fn server(now: Now) -> Server {
         shared_secrets: Vec::new(),
         nonce_lifetime: settings::Settings::NONCE_LIFETIME,
         nonce_key: Secret::new([7; 32]),
+        third_party: None,
     };
     let shared = Arc::new(Shared::new(&settings));
     let policy = Policy {

@@ -8,6 +8,7 @@ use super::long_term::PasswordAlgorithm;
 use super::nonce::{Features, Nonces};
 use super::prepare::opaque_string;
 use super::settings::Settings;
+use super::third_party::{Authorities, Token};
 use crate::address::FiveTuple;
 use crate::stun::integrity::IntegrityKey;
 use crate::stun::{AttributeType, ErrorCode, Message};
@@ -25,6 +26,8 @@ pub struct Authenticator {
     /// PASSWORD-ALGORITHMS of every challenge.
     offer: &'static [u8],
     offers_anonymity: bool,
+    /// Who makes tokens, where third parties may authorize.
+    authorities: Option<Authorities>,
     /// Verified against when a username is unknown, so that the answer takes the same time.
     decoy: IntegrityKey,
 }
@@ -38,6 +41,8 @@ pub enum AuthError {
     BadRequest,
     /// Unknown, expired or wrong. 401 with a challenge.
     WrongCredentials,
+    /// A token, and third parties do not authorize here. 420 without a challenge.
+    UnexpectedToken,
     /// Proven, but the nonce has expired or is another client's. 438 with a challenge.
     StaleNonce,
 }
@@ -48,6 +53,7 @@ impl AuthError {
         match self {
             Self::NoIntegrity | Self::WrongCredentials => ErrorCode::Unauthenticated,
             Self::BadRequest => ErrorCode::BadRequest,
+            Self::UnexpectedToken => ErrorCode::UnknownAttribute,
             Self::StaleNonce => ErrorCode::StaleNonce,
         }
     }
@@ -75,7 +81,9 @@ impl Authenticator {
             realm: settings.realm.clone(),
             nonces: Nonces::new(settings.nonce_key.clone(), settings.nonce_lifetime),
             offer: PasswordAlgorithm::offer(users.know_sha256()),
-            offers_anonymity: users.can_be_enumerated(),
+            // A kid is told by USERNAME alone (RFC 7635 section 7).
+            offers_anonymity: users.can_be_enumerated() && settings.third_party.is_none(),
+            authorities: settings.third_party.as_ref().map(Authorities::new),
             decoy: PasswordAlgorithm::Md5.key(b"decoy", &settings.realm, settings.nonce_key.expose()),
             users,
         }
@@ -108,8 +116,17 @@ impl Authenticator {
             (Some(username), _) => std::str::from_utf8(username).ok(),
             (None, hash) => hash.and_then(|hash| self.users.name_by_hash(hash)),
         };
-        let credentials =
-            self.prove(request, username, algorithm, held, unix_seconds).ok_or(AuthError::WrongCredentials)?;
+        let token = value(AttributeType::ACCESS_TOKEN);
+        let credentials = match (&self.authorities, token) {
+            (Some(authorities), Some(token)) => {
+                prove_by_token(authorities, request, username, algorithm, token, unix_seconds)
+            }
+            (Some(_) | None, _) => self.prove(request, username, algorithm, held, unix_seconds),
+        };
+        let credentials = credentials.ok_or(match (&self.authorities, token) {
+            (None, Some(_)) => AuthError::UnexpectedToken,
+            (Some(_), _) | (None, None) => AuthError::WrongCredentials,
+        })?;
         if !self.nonces.is_valid(nonce, client, unix_seconds) {
             return Err(AuthError::StaleNonce);
         }
@@ -163,7 +180,7 @@ impl Authenticator {
         let prepared = prepared.as_deref().unwrap_or(username);
         if let Some(held) = held
             && *held.username == *prepared
-            && held.algorithm == algorithm
+            && is_good(held, algorithm, unix_seconds)
             && verifies(request, &held.key)
         {
             return Some(held.clone());
@@ -174,6 +191,11 @@ impl Authenticator {
         }
         let proven = candidates.into_iter().find(|candidate| verifies(request, &candidate.key))?;
         Some(Credentials { username: Arc::from(prepared), kind: proven.kind, algorithm, key: proven.key })
+    }
+
+    /// Whether ACCESS-TOKEN is known.
+    pub fn takes_tokens(&self) -> bool {
+        self.authorities.is_some()
     }
 
     /// The challenge that answers a refused request, with a fresh nonce.
@@ -187,13 +209,48 @@ impl Authenticator {
         client: &FiveTuple,
         unix_seconds: u64,
     ) -> Challenge<'_> {
+        let third_party = match error {
+            AuthError::NoIntegrity | AuthError::WrongCredentials => {
+                self.authorities.as_ref().map(Authorities::server_name)
+            }
+            AuthError::BadRequest | AuthError::UnexpectedToken | AuthError::StaleNonce => None,
+        };
         let proved_path = client.transport.is_stream() || error != AuthError::NoIntegrity;
-        let fits = || Challenge::fits_with_algorithms(&self.realm, self.offer, request, client.client.family());
+        let fits =
+            || Challenge::fits_with_algorithms(&self.realm, third_party, self.offer, request, client.client.family());
         let features =
             Features { password_algorithms: proved_path || fits(), username_anonymity: self.offers_anonymity };
         let nonce = self.nonces.issue(client, features, unix_seconds);
-        Challenge { realm: &self.realm, nonce, features, offer: self.offer }
+        Challenge { realm: &self.realm, nonce, features, offer: self.offer, third_party }
     }
+}
+
+/// Whether the credentials of a live allocation prove another request: a token is good until it ends and for every
+/// algorithm, as its key is not derived.
+fn is_good(held: &Credentials, algorithm: PasswordAlgorithm, unix_seconds: u64) -> bool {
+    match held.kind {
+        UserKind::Named | UserKind::Shared => held.algorithm == algorithm,
+        UserKind::Token { ends_at } => unix_seconds < ends_at,
+    }
+}
+
+/// The steps of RFC 7635 section 7, in their order: the key by its kid, the token, its time, the integrity.
+fn prove_by_token(
+    authorities: &Authorities,
+    request: &Message<'_>,
+    kid: Option<&str>,
+    algorithm: PasswordAlgorithm,
+    token: &[u8],
+    unix_seconds: u64,
+) -> Option<Credentials> {
+    let kid = kid?;
+    let Token { mac_key, ends_at } = authorities.open(kid, token, unix_seconds)?;
+    verifies(request, &mac_key).then(|| Credentials {
+        username: Arc::from(kid),
+        kind: UserKind::Token { ends_at },
+        algorithm,
+        key: mac_key,
+    })
 }
 
 /// RFC 8489 section 9.2.4: MESSAGE-INTEGRITY-SHA256 where present, else MESSAGE-INTEGRITY.
@@ -202,15 +259,5 @@ fn verifies(request: &Message<'_>, key: &IntegrityKey) -> bool {
         (Some(covered), _) => key.verifies_sha256(&covered),
         (None, Some(covered)) => key.verifies_sha1(&covered),
         (None, None) => false,
-    }
-}
-
-impl Credentials {
-    /// The name that allocations are counted under; `None` for credentials that many may share.
-    pub fn quota_name(&self) -> Option<&str> {
-        match self.kind {
-            UserKind::Named => super::credentials::TimeLimited::parse(&self.username)?.name,
-            UserKind::Shared => None,
-        }
     }
 }

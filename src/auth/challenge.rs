@@ -11,6 +11,8 @@ pub struct Challenge<'a> {
     pub(super) nonce: [u8; NONCE_LEN],
     pub(super) features: Features,
     pub(super) offer: &'static [u8],
+    /// The name that tokens are to be made for, where third parties authorize.
+    pub(super) third_party: Option<&'a str>,
 }
 
 impl Challenge<'_> {
@@ -20,13 +22,22 @@ impl Challenge<'_> {
         if self.features.password_algorithms {
             builder.attribute(AttributeType::PASSWORD_ALGORITHMS, self.offer);
         }
+        if let Some(name) = self.third_party {
+            builder.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, name.as_bytes());
+        }
     }
 
     /// Whether a 401 with PASSWORD-ALGORITHMS is at most twice as long as the request, IP and UDP headers counted.
     ///
     /// Chrome's first Allocate has 28 bytes: 56 with its IPv4 headers, so the answer may have 84. The challenge of a
     /// realm of up to 12 bytes does.
-    pub(super) fn fits_with_algorithms(realm: &str, offer: &[u8], request: &Message<'_>, family: Family) -> bool {
+    pub(super) fn fits_with_algorithms(
+        realm: &str,
+        third_party: Option<&str>,
+        offer: &[u8],
+        request: &Message<'_>,
+        family: Family,
+    ) -> bool {
         const UDP_HEADER_LEN: usize = 8;
         let headers = UDP_HEADER_LEN
             + match family {
@@ -41,6 +52,7 @@ impl Challenge<'_> {
             + attribute(realm.len())
             + attribute(NONCE_LEN)
             + attribute(offer.len())
+            + third_party.map_or(0, |name| attribute(name.len()))
             + fingerprint;
         headers + answer <= 2 * (headers + request.len())
     }

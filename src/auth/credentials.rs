@@ -32,6 +32,44 @@ pub enum UserKind {
     Named,
     /// A credential that many may share: a static user, or an `expiry` without a name.
     Shared,
+    /// A token of a third party, whose username is the name of a key; `ends_at` in seconds since the Unix epoch.
+    Token { ends_at: u64 },
+}
+
+impl Credentials {
+    /// The name that allocations are counted under; `None` for credentials that many may share.
+    pub fn quota_name(&self) -> Option<&str> {
+        match self.kind {
+            UserKind::Named => TimeLimited::parse(&self.username)?.name,
+            UserKind::Shared | UserKind::Token { .. } => None,
+        }
+    }
+
+    /// Whether both prove the same user. All tokens of a key have one username, so that their session keys stand for
+    /// their users.
+    pub fn is_same_user(&self, other: &Self) -> bool {
+        match (self.kind, other.kind) {
+            (UserKind::Token { .. }, UserKind::Token { .. }) => self.key == other.key,
+            (UserKind::Token { .. }, UserKind::Named | UserKind::Shared)
+            | (UserKind::Named | UserKind::Shared, UserKind::Token { .. }) => false,
+            (UserKind::Named | UserKind::Shared, UserKind::Named | UserKind::Shared) => self.username == other.username,
+        }
+    }
+
+    /// Whether `other` may refresh what these credentials have made. RFC 7635 section 9: "The client MUST use the new
+    /// token to refresh existing allocations", and nothing in it tells whose it is.
+    pub fn is_refreshed_by(&self, other: &Self) -> bool {
+        let are_tokens = matches!((self.kind, other.kind), (UserKind::Token { .. }, UserKind::Token { .. }));
+        are_tokens || self.is_same_user(other)
+    }
+
+    /// How many seconds are left of a token; `None` for what does not bound an allocation.
+    pub fn seconds_left(&self, unix_seconds: u64) -> Option<u64> {
+        match self.kind {
+            UserKind::Named | UserKind::Shared => None,
+            UserKind::Token { ends_at } => Some(ends_at.saturating_sub(unix_seconds)),
+        }
+    }
 }
 
 /// A possible key of a username that a request claims.

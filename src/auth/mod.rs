@@ -4,6 +4,7 @@
 //! remembered between requests: nonces prove themselves, keys are derived from the configuration, and a live allocation
 //! keeps the [`Credentials`] that created it.
 
+pub mod aead;
 pub mod authenticator;
 pub mod challenge;
 pub mod credentials;
@@ -11,6 +12,7 @@ pub mod long_term;
 pub mod nonce;
 pub mod prepare;
 pub mod settings;
+mod third_party;
 
 pub use authenticator::{AuthError, Authenticator};
 pub use challenge::Challenge;

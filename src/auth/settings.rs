@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::aead::AeadAlgorithm;
+
 /// The credentials that are accepted, and how nonces are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -18,6 +20,8 @@ pub struct Settings {
     pub nonce_lifetime: Duration,
     /// The key of the nonce MAC; the same on every worker and node.
     pub nonce_key: Secret,
+    /// Tokens that are accepted beside all these.
+    pub third_party: Option<ThirdParty>,
 }
 
 impl Settings {
@@ -57,6 +61,29 @@ pub enum SecretAlgorithm {
     Sha1,
     /// base64(HMAC-SHA256(secret, username)).
     Sha256,
+}
+
+/// Third-party authorization (RFC 7635).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThirdParty {
+    /// THIRD-PARTY-AUTHORIZATION of every 401; tokens are made for this server alone.
+    pub server_name: String,
+    /// The long-term keys shared with authorization servers; several while they are changed.
+    pub keys: Vec<TokenKey>,
+}
+
+/// A long-term key that tokens are encrypted with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenKey {
+    /// The kid, which is the USERNAME of requests with a token.
+    pub id: String,
+    pub algorithm: AeadAlgorithm,
+    /// As long as the algorithm wants it.
+    pub key: Secret,
+    /// When the key begins to be good, in seconds since the Unix epoch.
+    pub not_before: u64,
+    /// How long it is good from then on; `None` is for good.
+    pub lifetime: Option<Duration>,
 }
 
 /// Bytes that never print and do not outlive their use.

@@ -12,6 +12,7 @@ use super::problem::{At, Report};
 use super::section::{Entry, Section, as_text, secret_text, table_of};
 use super::state::{self, StateAccess};
 use super::strength::{STRENGTH_BITS_MIN, strength_bits};
+use super::third_party;
 use crate::auth::settings::{Secret, SecretAlgorithm, Settings, SharedSecret, User, UserCredential};
 use crate::auth::{PrepareError, opaque_string};
 
@@ -56,7 +57,7 @@ const NONCE_LIFETIME_MIN: Duration = Duration::from_secs(60);
 /// RFC 8489 section 14.9: "fewer than 128 characters".
 const REALM_CHARACTERS_MAX: usize = 127;
 /// RFC 8489 section 14.3: USERNAME holds fewer than 509 bytes.
-const USERNAME_BYTES_MAX: usize = 508;
+pub(super) const USERNAME_BYTES_MAX: usize = 508;
 
 const GENERATE: &str = "make a random one: `openssl rand -base64 18`, or use time-limited users (`ferryd credential`)";
 
@@ -68,6 +69,7 @@ pub(super) fn read(root: &mut Section, places: &Places<'_>, report: &mut Report)
     let weak_allowed = auth.truth("allow-weak-passwords", report).is_some_and(|entry| entry.value);
     let mut shared_secrets = read_shared_secrets(&mut auth, places, weak_allowed, report);
     let users = read_users(&mut auth, weak_allowed, report);
+    let third_party = third_party::read(auth.section("third-party", report), report);
     let clean = report.problems.len() == before;
     let nonce_range = NONCE_LIFETIME_MIN..=Settings::NONCE_LIFETIME;
     let nonce_lifetime = auth.duration("nonce-lifetime", nonce_range, report);
@@ -75,11 +77,11 @@ pub(super) fn read(root: &mut Section, places: &Places<'_>, report: &mut Report)
     auth.finish(report);
     let mut origin = SecretOrigin::Configured;
     // A secret is not made for an operator who meant to give one.
-    if shared_secrets.is_empty() && users.is_empty() && clean {
+    if shared_secrets.is_empty() && users.is_empty() && third_party.is_none() && clean {
         (shared_secrets, origin) = make_shared_secret(places, report);
     }
     let nonce_lifetime = nonce_lifetime.map_or(Settings::NONCE_LIFETIME, |entry| entry.value);
-    let settings = Settings { realm, users, shared_secrets, nonce_lifetime, nonce_key };
+    let settings = Settings { realm, users, shared_secrets, nonce_lifetime, nonce_key, third_party };
     Credentials { settings, secret_origin: origin, nonce_key_forgotten }
 }
 

@@ -15,6 +15,7 @@ mod layers;
 mod listeners;
 mod nat_behavior;
 mod problem;
+mod redirect;
 mod relay;
 mod section;
 pub mod settings;
@@ -24,6 +25,7 @@ mod state;
 mod strength;
 #[cfg(test)]
 mod tests;
+mod third_party;
 mod values;
 
 pub use certificate::{CertificateContent, CertificateFacts, Validity};
@@ -151,6 +153,8 @@ fn read(
     extensions.finish(report);
     let udp = listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
+    let own = redirect::Own { addresses: &turn.peers.own_addresses, listeners: &listeners };
+    turn.redirect = redirect::read(root.section("redirect", report), &own, report);
     let worker = read_data_path(root.section("data-path", report), report);
     let metrics = read_metrics(root.section("metrics", report), report);
     let log = read_log(root.section("log", report), report);

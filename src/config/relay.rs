@@ -44,6 +44,7 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
         channels_above_4fff,
         nat_behavior: None,
         rfc3489,
+        redirect: None,
     };
     (settings, accept)
 }

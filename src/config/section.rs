@@ -230,9 +230,12 @@ impl Section {
     /// Whether the file, not the environment, holds secrets.
     pub(super) fn holds_secrets(&self) -> bool {
         let Some(ValueKind::Table(auth)) = self.values.get("auth").map(|auth| &auth.kind) else { return false };
-        let is_empty = |value: &Value| matches!(&value.kind, ValueKind::Array(values) if values.is_empty());
+        let is_empty = |value: &Value| {
+            matches!(&value.kind, ValueKind::Array(values) if values.is_empty())
+                || matches!(&value.kind, ValueKind::Table(values) if values.is_empty())
+        };
         let holds = |key: &str| auth.get(key).is_some_and(|value| from_file(value) && !is_empty(value));
-        holds("shared-secrets") || holds("user")
+        holds("shared-secrets") || holds("user") || holds("third-party")
     }
 
     /// Lists what nobody asked for.

@@ -24,7 +24,7 @@ pub(super) fn variables(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn load_text(text: &str) -> Result<Loaded, Problems> {
+pub(super) fn load_text(text: &str) -> Result<Loaded, Problems> {
     load_with(text, &[], &host())
 }
 
@@ -37,7 +37,7 @@ fn load_with(text: &str, environment: &[(&str, &str)], host: &HostFacts) -> Resu
 }
 
 /// The problems without the name of the file.
-fn problems(text: &str) -> Vec<String> {
+pub(super) fn problems(text: &str) -> Vec<String> {
     problems_with(text, &[])
 }
 

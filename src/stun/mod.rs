@@ -8,6 +8,7 @@ pub mod builder;
 pub mod channel_data;
 pub mod classic;
 pub mod error_code;
+pub mod extensions;
 pub mod framing;
 pub mod header;
 pub mod integrity;

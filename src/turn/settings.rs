@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::nat_behavior::NatBehavior;
+use super::redirect::Redirect;
 use crate::address::Family;
 
 /// The relay as configured.
@@ -32,6 +33,8 @@ pub struct Settings {
     pub nat_behavior: Option<NatBehavior>,
     /// Answers Binding requests of RFC 3489 clients, which have no magic cookie.
     pub rfc3489: bool,
+    /// Where clients that ask for a new allocation are sent instead; allocations that there are go on.
+    pub redirect: Option<Redirect>,
 }
 
 impl Settings {

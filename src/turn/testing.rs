@@ -17,5 +17,6 @@ pub(super) fn settings() -> Settings {
         channels_above_4fff: false,
         nat_behavior: None,
         rfc3489: false,
+        redirect: None,
     }
 }

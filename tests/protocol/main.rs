@@ -22,6 +22,8 @@ mod noise;
 mod peers;
 mod permission;
 mod quota;
+mod redirect;
 mod refresh;
 mod relay_sockets;
 mod reservation;
+mod third_party;

@@ -46,9 +46,10 @@ impl Server {
         if let Some(id) = self.in_use(request) {
             return self.repeat(request, id);
         }
+        self.redirect(request)?;
         let wanted = self.wanted(request)?;
         let requested = self.requested_lifetime(request)?;
-        let lifetime = self.granted_lifetime(requested);
+        let lifetime = self.granted_lifetime(request, requested);
         let Claim { addresses, address_error, source, quota, reservation_quota } = self.claim(request, &wanted)?;
         let created = Created { transaction: request.envelope.transaction, reservation: None, address_error };
         let opening = Box::new(Opening {
@@ -91,7 +92,7 @@ impl Server {
     fn repeat(&mut self, request: &Request<'_>, id: AllocationId) -> Result<(), Rejection> {
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         let same = allocation.created.transaction == request.envelope.transaction
-            && allocation.credentials.username == request.credentials.username;
+            && allocation.credentials.is_same_user(&request.credentials);
         if !same {
             return Err(ErrorCode::AllocationMismatch.into());
         }
@@ -100,6 +101,18 @@ impl Server {
         }
         self.answer_allocate(&request.envelope.clone(), id, request.now);
         Ok(())
+    }
+
+    /// Step 11: sends the client to another server. A token names a port that is reserved here and nowhere else.
+    fn redirect(&self, request: &Request<'_>) -> Result<(), Rejection> {
+        let Some(redirect) = &self.settings.redirect else { return Ok(()) };
+        if request.message.has(AttributeType::RESERVATION_TOKEN) {
+            return Ok(());
+        }
+        // RFC 8489 section 10: an ALTERNATE-SERVER "MUST contain an IP address of the same address family as the source
+        // IP address of the request message".
+        let alternate = redirect.of(&request.envelope.client).ok_or(ErrorCode::InsufficientCapacity)?;
+        Err(Rejection::TryAlternate(Box::new(alternate)))
     }
 
     /// Steps 3 to 9, as far as they concern the request itself.

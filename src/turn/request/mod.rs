@@ -11,6 +11,7 @@ mod refresh;
 use super::effect::Forward;
 use super::ids::{AllocationId, Route};
 use super::outcome::{DropReason, Outcome};
+use super::redirect::TryAlternate;
 use super::reply::Envelope;
 use super::server::{Now, Server};
 use crate::address::FiveTuple;
@@ -30,9 +31,11 @@ pub(super) struct Request<'a> {
 }
 
 /// A request is answered with this error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rejection {
     Error(ErrorCode),
+    /// 300: another server is to be asked.
+    TryAlternate(Box<TryAlternate>),
     /// Nothing is sent: the answer is on its way.
     InProgress,
 }
@@ -94,7 +97,10 @@ impl Server {
         envelope.sign(&authenticated);
         let request = Request { now, message, envelope, credentials: authenticated.credentials };
         let discovers = self.settings.nat_behavior.is_some();
-        let understands = |kind: AttributeType| discovers && kind.is_nat_behavior();
+        let takes_tokens = self.authenticator.takes_tokens();
+        let understands = |kind: AttributeType| {
+            discovers && kind.is_nat_behavior() || takes_tokens && kind == AttributeType::ACCESS_TOKEN
+        };
         if self.refuse_unknown_attributes(&request.envelope, &request.message, understands) {
             return Outcome::Refused(method, ErrorCode::UnknownAttribute);
         }
@@ -117,6 +123,10 @@ impl Server {
                 self.refuse(&request.envelope, code, |_| {});
                 Outcome::Refused(method, code)
             }
+            Err(Rejection::TryAlternate(alternate)) => {
+                self.refuse(&request.envelope, ErrorCode::TryAlternate, |builder| alternate.write(builder));
+                Outcome::Refused(method, ErrorCode::TryAlternate)
+            }
         }
     }
 
@@ -125,6 +135,10 @@ impl Server {
         let code = error.code();
         match error {
             AuthError::BadRequest => self.refuse(envelope, code, |_| {}),
+            // RFC 7635 section 7: "it will respond with an error code of 420 (Unknown Attribute)".
+            AuthError::UnexpectedToken => self.refuse(envelope, code, |builder| {
+                builder.unknown_attributes(&[AttributeType::ACCESS_TOKEN]);
+            }),
             AuthError::NoIntegrity | AuthError::WrongCredentials | AuthError::StaleNonce => {
                 let authenticator = std::sync::Arc::clone(&self.authenticator);
                 let challenge = authenticator.challenge(error, message, &envelope.client, now.unix_seconds);
@@ -159,7 +173,19 @@ impl Server {
         if allocation.opening.is_some() || !allocation.lives(request.now.instant) {
             return Err(ErrorCode::AllocationMismatch.into());
         }
-        if allocation.credentials.username != request.credentials.username {
+        let is_owner = match request.message.method() {
+            Method::Refresh => allocation.credentials.is_refreshed_by(&request.credentials),
+            Method::Binding
+            | Method::Allocate
+            | Method::Send
+            | Method::Data
+            | Method::CreatePermission
+            | Method::ChannelBind
+            | Method::Connect
+            | Method::ConnectionBind
+            | Method::ConnectionAttempt => allocation.credentials.is_same_user(&request.credentials),
+        };
+        if !is_owner {
             return Err(ErrorCode::WrongCredentials.into());
         }
         Ok(id)

@@ -27,6 +27,9 @@ impl Server {
             let credentials = request.credentials.clone();
             self.released.remember(envelope.client, envelope.transaction, credentials, now);
         } else if let Some(allocation) = self.table.get_mut(id) {
+            if allocation.credentials.seconds_left(request.now.unix_seconds).is_some() {
+                allocation.credentials = request.credentials.clone();
+            }
             for family in families.into_iter().flatten() {
                 if let Some(relay) = allocation.relays.get_mut(family) {
                     relay.expires_at = now + lifetime;
@@ -56,7 +59,7 @@ impl Server {
 
     fn desired_lifetime(&self, request: &Request<'_>) -> Result<Duration, Rejection> {
         let requested = self.requested_lifetime(request)?;
-        Ok(if requested == Some(Duration::ZERO) { Duration::ZERO } else { self.granted_lifetime(requested) })
+        Ok(if requested == Some(Duration::ZERO) { Duration::ZERO } else { self.granted_lifetime(request, requested) })
     }
 
     /// LIFETIME as the client asks for it.
@@ -67,9 +70,11 @@ impl Server {
     }
 
     /// "the minimum of the client's proposed lifetime and the server's maximum allowed lifetime", and at least the
-    /// default (RFC 8656 sections 7.2 and 8.2).
-    pub(super) fn granted_lifetime(&self, requested: Option<Duration>) -> Duration {
+    /// default (RFC 8656 sections 7.2 and 8.2); but never more than is left of a token (RFC 7635 section 9).
+    pub(super) fn granted_lifetime(&self, request: &Request<'_>, requested: Option<Duration>) -> Duration {
         let default = self.settings.lifetime_default;
-        requested.map_or(default, |requested| requested.min(self.settings.lifetime_max).max(default))
+        let granted = requested.map_or(default, |requested| requested.min(self.settings.lifetime_max).max(default));
+        let left = request.credentials.seconds_left(request.now.unix_seconds).map(Duration::from_secs);
+        left.map_or(granted, |left| granted.min(left))
     }
 }

@@ -65,6 +65,7 @@ impl Setup {
                 channels_above_4fff: false,
                 nat_behavior: None,
                 rfc3489: false,
+                redirect: None,
             },
             auth: ferryd::auth::Settings {
                 realm: REALM.to_owned(),
@@ -75,6 +76,7 @@ impl Setup {
                 ],
                 nonce_lifetime: ferryd::auth::Settings::NONCE_LIFETIME,
                 nonce_key: Secret::new([9; 32]),
+                third_party: None,
             },
             workers: 1,
         };

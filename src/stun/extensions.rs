@@ -1,0 +1,14 @@
+//! Attributes of extensions that a server may offer.
+
+use super::attribute::AttributeType;
+
+impl AttributeType {
+    /// A transport address of another server (RFC 8489 section 14.15).
+    pub const ALTERNATE_SERVER: Self = Self(0x8023);
+    /// The name in that server's certificate (RFC 8489 section 14.16).
+    pub const ALTERNATE_DOMAIN: Self = Self(0x8003);
+    /// The name that a token is to be made for (RFC 7635 section 6.1).
+    pub const THIRD_PARTY_AUTHORIZATION: Self = Self(0x802E);
+    /// A token (RFC 7635 section 6.2). Known only where third parties authorize.
+    pub const ACCESS_TOKEN: Self = Self(0x001B);
+}
