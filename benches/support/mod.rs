@@ -146,6 +146,8 @@ fn server(now: Now) -> Server {
         limits,
         software: None,
         channels_above_4fff: false,
+        nat_behavior: None,
+        rfc3489: false,
     };
     let credential = UserCredential::Password(Secret::new(PASSWORD));
     let auth = AuthSettings {
