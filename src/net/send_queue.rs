@@ -39,6 +39,9 @@ impl Default for QueueLimits {
 /// Bookkeeping per message, so that messages of 4 bytes cannot outgrow the limit.
 pub(super) const MESSAGE_COST: usize = size_of::<Message>();
 
+/// Messages share TLS records from this many waiting bytes on: a client that is sent so much at once is no test tool.
+const SHARED_RECORDS_FROM: usize = 8 * 1024;
+
 /// Messages dropped since they were last asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
@@ -123,11 +126,19 @@ impl SendQueue {
     }
 
     /// How many bytes to write as one record of at most `max`: one message, or a part of one that is longer. Clients are
-    /// about that take what one read of TLS returns for one message.
+    /// about that take what one read of TLS returns for one message, so messages share a record only when many wait.
     pub(super) fn record(&self, max: usize) -> usize {
         let rest = self.data.partial_rest();
-        let first = if rest > 0 { Some(rest) } else { self.control.sizes().chain(self.data.sizes()).next() };
-        first.map_or(0, |size| size.min(max))
+        let data = self.data.sizes().skip(usize::from(rest > 0));
+        let shared = self.control.bytes().len() + self.data.bytes().len() >= SHARED_RECORDS_FROM;
+        let mut total = rest.min(max);
+        for size in self.control.sizes().chain(data) {
+            if total > 0 && (!shared || total + size > max) {
+                break;
+            }
+            total = (total + size).min(max);
+        }
+        total
     }
 
     /// The first `max` bytes in the order of writing.
@@ -375,7 +386,7 @@ mod tests {
         bench.push(0, Class::Data, &[2; 60]).unwrap();
         bench.push(0, Class::Data, &[3; 300]).unwrap();
         assert_eq!(bench.queue.record(100), 60);
-        assert_eq!(bench.queue.record(120), 60);
+        assert_eq!(bench.queue.record(120), 60, "one message while little waits");
         bench.write(120);
         assert_eq!(bench.queue.record(100), 100);
         bench.write(100);

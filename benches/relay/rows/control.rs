@@ -13,7 +13,7 @@ use crate::machine::now_ns;
 use crate::server::Running;
 use crate::watch::Phase;
 
-const METRICS: &[Metric] = &[more("rate", "/s"), less("each", CPU), more("for each CPU second", "")];
+const METRICS: &[Metric] = &[more("rate", "/s"), less("each", CPU)];
 
 pub(super) const BINDING: Row = Row {
     name: "binding",
@@ -34,7 +34,7 @@ pub(super) const ALLOCATIONS: Row = Row {
 pub(super) const ALLOCATIONS_TLS: Row = Row {
     name: "allocations-tls",
     what: "the same over TLS with a full handshake (P-256) each, 32 at a time",
-    metrics: &[more("rate", "/s"), less("each", CPU), more("for each CPU second", ""), context("TLS", "version")],
+    metrics: &[more("rate", "/s"), less("each", CPU), context("TLS", "version")],
     echo: false,
     run: allocations_tls,
 };
@@ -159,5 +159,4 @@ fn put_rate(sample: &mut Sample, watched: &crate::watch::Watched) {
     let done = watched.counts[0];
     sample.put("rate", watched.per_second(done));
     sample.put("each", watched.cpu_us_per(done));
-    sample.put("for each CPU second", done as f64 / watched.usage.process_seconds);
 }

@@ -201,7 +201,22 @@ fn a_record_split_over_single_bytes_is_decrypted_when_whole() {
 }
 
 #[test]
-fn each_message_leaves_in_a_record_of_its_own() {
+fn a_few_messages_leave_in_records_of_their_own() {
+    let mut pair = Pair::new(Kind::Tls13);
+    for number in 0..5 {
+        pair.send(Class::Data, &numbered(number, Class::Data, 1000)).unwrap();
+    }
+    pair.flush();
+    let mut header = [0; 5];
+    wait_until("the record", || pair.client.socket().peek(&mut header).unwrap() == 5);
+    assert_eq!(u16::from_be_bytes([header[3], header[4]]), 1_000 + 17, "one message, the content type and the tag");
+    for number in 0..5 {
+        assert_eq!(read_numbered(&mut pair.client), (number, Class::Data));
+    }
+}
+
+#[test]
+fn messages_share_a_record_when_many_wait() {
     let mut pair = Pair::new(Kind::Tls13);
     for number in 0..20 {
         pair.send(Class::Data, &numbered(number, Class::Data, 1000)).unwrap();
@@ -211,7 +226,7 @@ fn each_message_leaves_in_a_record_of_its_own() {
     wait_until("the record", || pair.client.socket().peek(&mut header).unwrap() == 5);
     assert_eq!(header[0], 23);
     let record_bytes = u16::from_be_bytes([header[3], header[4]]);
-    assert_eq!(record_bytes, 1_000 + 17, "one message, the content type and the tag");
+    assert_eq!(record_bytes, 16_000 + 17, "whole messages, the content type and the tag");
     for number in 0..20 {
         assert_eq!(read_numbered(&mut pair.client), (number, Class::Data));
     }
