@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const PACKETS_PER_WAKE_UP: f64 = 32.0;
 /// Resting pays while the next packet is due within this time.
 const GAP_MAX: Duration = Duration::from_micros(100);
+/// A shorter rest costs more than it saves.
+const REST_MIN: Duration = Duration::from_micros(20);
 /// The weight of the last turn in the rate.
 const WEIGHT: f64 = 0.25;
 
@@ -39,7 +41,8 @@ impl Pace {
         if packets == 0 || self.rate * GAP_MAX.as_secs_f64() < 1.0 {
             return None;
         }
-        Some(left.min(Duration::from_secs_f64(PACKETS_PER_WAKE_UP / self.rate)))
+        let rest = left.min(Duration::from_secs_f64(PACKETS_PER_WAKE_UP / self.rate));
+        (rest >= REST_MIN).then_some(rest)
     }
 }
 
@@ -78,6 +81,11 @@ mod tests {
         let later = began + Duration::from_millis(20);
         assert_eq!(pace.rest(1, later, later), None, "50 packets a second");
         assert_eq!(steady(MAX, 200_000.0, Duration::from_micros(600)), None, "a turn longer than the bound");
+    }
+
+    #[test]
+    fn what_a_turn_leaves_of_the_bound_is_not_rested_when_it_is_next_to_nothing() {
+        assert_eq!(steady(MAX, 100_000.0, MAX - Duration::from_nanos(300)), None);
     }
 
     #[test]

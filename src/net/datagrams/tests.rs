@@ -38,6 +38,7 @@ on_both! {
     other_descriptors_wake_the_wait
     patience_ends_the_wait
     a_rest_collects_what_comes
+    a_rest_of_next_to_nothing_does_not_outlast_an_arrival
     a_wildcard_listener_tells_and_keeps_the_address_that_was_asked
 }
 
@@ -278,6 +279,19 @@ fn a_rest_collects_what_comes<D: Datagrams>(mut datagrams: D) {
         }
         assert!(Instant::now() < deadline);
     }
+}
+
+fn a_rest_of_next_to_nothing_does_not_outlast_an_arrival<D: Datagrams>(mut datagrams: D) {
+    datagrams.start().unwrap();
+    let (socket, peer) = (relay("127.0.0.1"), peer("127.0.0.1"));
+    let address = socket.local_addr().unwrap();
+    datagrams.add(TOKEN, Role::Relay, socket).unwrap();
+    let mut events = Events::with_capacity(8);
+    datagrams.wait(&mut events, Some(Duration::ZERO), None).unwrap();
+    peer.send_to(b"one", address).unwrap();
+    let began = Instant::now();
+    datagrams.wait(&mut events, Some(PATIENCE), Some(Duration::from_nanos(300))).unwrap();
+    assert!(began.elapsed() < PATIENCE, "it waited for more");
 }
 
 fn a_wildcard_listener_tells_and_keeps_the_address_that_was_asked<D: Datagrams>(mut datagrams: D) {

@@ -360,8 +360,10 @@ impl Datagrams for RingDatagrams {
             args = args.timespec(timespec);
         }
         let mut want = 1;
-        if let Some(rest) = rest {
-            args = args.min_wait_usec(rest.as_micros() as u32);
+        // A minimum of zero would be none, and the wait would be for all that is wanted.
+        let rest = rest.map_or(0, |rest| rest.as_micros() as u32);
+        if rest > 0 {
+            args = args.min_wait_usec(rest);
             want = ENOUGH;
         }
         match self.ring.submitter().submit_with_args(want, &args) {
