@@ -265,12 +265,12 @@ impl Crew {
         let (handles, shared) = (self.handles.clone(), Arc::clone(&self.shared));
         let (admission, tls) = (Arc::clone(admission), tls.cloned());
         Arc::new(move || {
-            let now = i64::try_from(Clock.now().unix_seconds).unwrap_or(i64::MAX);
             Some(Snapshot {
                 workers: reports(&handles)?,
                 shared: Arc::clone(&shared),
                 admission: Arc::clone(&admission),
-                certificates: tls.as_ref().map(|tls| tls.status(now)).unwrap_or_default(),
+                certificates: tls.as_ref().map(TlsAcceptConfig::status).unwrap_or_default(),
+                taken_at: SystemTime::now(),
             })
         })
     }

@@ -137,18 +137,11 @@ fn server(now: Now) -> Server {
     let limits =
         Limits { allocations_per_user: 0, allocations_total: 0, allocations_per_prefix: 0, ..Limits::default() };
     let settings = Settings {
-        relay_addresses: RELAYS.into_iter().map(relay).collect(),
         port_min: 1024,
-        port_max: 65535,
-        lifetime_default: Settings::LIFETIME_DEFAULT,
-        lifetime_max: Settings::LIFETIME_MAX,
         peers: PeerSettings { allow: vec![PEERS.parse().expect("a literal range")], ..PeerSettings::default() },
         limits,
         software: None,
-        channels_above_4fff: false,
-        nat_behavior: None,
-        rfc3489: false,
-        redirect: None,
+        ..Settings::relaying_on(RELAYS.into_iter().map(relay).collect())
     };
     let credential = UserCredential::Password(Secret::new(PASSWORD));
     let auth = AuthSettings {

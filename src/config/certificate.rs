@@ -1,20 +1,13 @@
-//! Looks into certificate files: readable, a certificate, the key that belongs to it, whom it names and until when.
+//! What a configuration makes of certificates: which key is wrong, whether the private key is private, and for how long
+//! the certificate is good.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use std::time::{Duration, SystemTime};
 
 use super::problem::{At, Report};
 use super::settings::CertificateFiles;
+use crate::net::certificate::{self, CertificateContent, TlsError, TlsErrorWords};
 
 /// A certificate that is set, and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,132 +53,51 @@ impl CertificateFacts {
     }
 }
 
-/// What a certificate says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateContent {
-    /// DNS names and addresses of the subject.
-    pub names: Vec<String>,
-    pub not_before: SystemTime,
-    pub not_after: SystemTime,
-}
-
-impl CertificateContent {
-    /// Reads a certificate; `None` when it is none.
-    pub fn parse(certificate: &CertificateDer<'_>) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-        let alternatives = certificate.subject_alternative_name().ok().flatten();
-        let names = alternatives.map(|extension| extension.value.general_names.iter().filter_map(name_words).collect());
-        let time = |seconds: i64| {
-            let seconds = u64::try_from(seconds).unwrap_or(0);
-            UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
-        };
-        Some(Self {
-            names: names.unwrap_or_default(),
-            not_before: time(certificate.validity().not_before.timestamp()),
-            not_after: time(certificate.validity().not_after.timestamp()),
-        })
-    }
-
-    /// Whether clients refuse the certificate at this time.
-    pub fn is_expired(&self, now: SystemTime) -> bool {
-        now > self.not_after
-    }
-
-    /// Whether clients do not accept the certificate yet.
-    pub fn is_early(&self, now: SystemTime) -> bool {
-        now < self.not_before
-    }
-}
-
-/// Reads both files and reports what is wrong with them; validity in time is left to the caller.
+/// Examines both files and reports what is wrong with them; validity in time is left to the caller.
 pub(super) fn examine(
     files: &CertificateFiles,
     certificate_at: &At,
     key_at: &At,
     report: &mut Report,
 ) -> Option<CertificateFacts> {
-    let chain = read_chain(&files.certificate, certificate_at, report);
-    let key = read_key(&files.key, key_at, report);
-    let facts = chain.as_ref().and_then(|chain| match CertificateContent::parse(&chain[0]) {
-        Some(content) => Some(CertificateFacts { files: files.clone(), content }),
-        None => {
-            let words = format!("{} is not an X.509 certificate", files.certificate.display());
-            report.problem(certificate_at.problem(words, "a PEM certificate chain", "export it again as PEM"));
-            None
-        }
-    })?;
-    let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
-    match CertifiedKey::from_der(chain?, key?, &provider) {
-        Ok(_) => Some(facts),
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            let words = format!("{} is not the key of {}", files.key.display(), files.certificate.display());
-            report.problem(key_at.problem(
-                words,
-                "the private key of the certificate",
-                "name the pair that was issued together",
-            ));
-            None
-        }
-        Err(error) => {
-            let words = format!("{} cannot be used ({error})", files.key.display());
-            report.problem(key_at.problem(words, "an RSA, ECDSA or Ed25519 key", "make a key of that kind"));
+    if fs::metadata(&files.key).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
+        let words = format!("everybody may read the private key {}; chmod o-r closes it", files.key.display());
+        report.warn(key_at, words);
+    }
+    match certificate::examine(files) {
+        Ok(content) => Some(CertificateFacts { files: files.clone(), content }),
+        Err(errors) => {
+            for error in errors {
+                let at = if is_about_key(&error) { key_at } else { certificate_at };
+                let TlsErrorWords { found, expected, remedy } = error.words();
+                report.problem(at.problem(found, expected, remedy));
+            }
             None
         }
     }
 }
 
-fn read_chain(path: &Path, at: &At, report: &mut Report) -> Option<Vec<CertificateDer<'static>>> {
-    let bytes = read(path, at, report)?;
-    match CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>() {
-        Ok(chain) if !chain.is_empty() => Some(chain),
-        Ok(_) | Err(_) => {
-            let words = format!("{} holds no PEM certificate", path.display());
-            let remedy = "name the full chain, which begins with -----BEGIN CERTIFICATE-----";
-            report.problem(at.problem(words, "a PEM certificate chain", remedy));
-            None
-        }
+/// Whether `key` is to be changed, rather than `certificate`.
+fn is_about_key(error: &TlsError) -> bool {
+    match error {
+        TlsError::UnreadableKey { .. }
+        | TlsError::NoKey { .. }
+        | TlsError::EncryptedKey { .. }
+        | TlsError::UnsupportedKey { .. }
+        | TlsError::KeyMismatch { .. } => true,
+        TlsError::NoCertificates
+        | TlsError::UnreadableCertificate { .. }
+        | TlsError::NoCertificate { .. }
+        | TlsError::InvalidCertificate { .. }
+        | TlsError::ChainOrder { .. }
+        | TlsError::Library(_) => false,
     }
-}
-
-fn read_key(path: &Path, at: &At, report: &mut Report) -> Option<PrivateKeyDer<'static>> {
-    let bytes = read(path, at, report)?;
-    if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
-        report.warn(at, format!("everybody may read the private key {}; chmod o-r closes it", path.display()));
-    }
-    if let Ok(key) = PrivateKeyDer::from_pem_slice(&bytes) {
-        return Some(key);
-    }
-    let words = format!("{} holds no PEM private key", path.display());
-    let remedy = "name the key without a passphrase, which begins with -----BEGIN PRIVATE KEY-----";
-    report.problem(at.problem(words, "a PEM private key", remedy));
-    None
-}
-
-fn read(path: &Path, at: &At, report: &mut Report) -> Option<Vec<u8>> {
-    match fs::read(path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            report.problem(at.problem(
-                format!("{} cannot be read ({error})", path.display()),
-                "a PEM file",
-                "check the path and that the user ferryd runs as may read it",
-            ));
-            None
-        }
-    }
-}
-
-fn name_words(name: &GeneralName<'_>) -> Option<String> {
-    if let GeneralName::DNSName(name) = name {
-        return Some((*name).to_owned());
-    }
-    let GeneralName::IPAddress(bytes) = name else { return None };
-    let v4 = <[u8; 4]>::try_from(*bytes).map(|bytes| std::net::IpAddr::from(bytes).to_string());
-    v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(|bytes| std::net::IpAddr::from(bytes).to_string())).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn examined(certificate: &str, key: &str) -> (Option<CertificateFacts>, Vec<String>) {
@@ -253,5 +165,21 @@ mod tests {
         let (certificate, key) = pair(&["a.example"]);
         let (_, problems) = examined(&key, &certificate);
         assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
+    fn each_problem_is_told_at_the_key_to_change() {
+        let ((certificate, key), (other, _)) = (pair(&["a.example"]), pair(&["b.example"]));
+        let only = |certificate: &str, key: &str, words: &[&str]| {
+            let (_, problems) = examined(certificate, key);
+            assert!(problems.len() == 1 && words.iter().all(|word| problems[0].contains(word)), "{problems:?}");
+        };
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        only(&certificate, encrypted, &["tls.key: ", "passphrase", "openssl pkey"]);
+        let unsupported = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        only(&certificate, unsupported, &["tls.key: ", "cannot be used (", "Ed25519"]);
+        only(&[other, certificate].concat(), &key, &["tls.certificate: ", "a later certificate", "reorder"]);
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        only(garbage, &key, &["tls.certificate: ", "is not an X.509 certificate (", "export it again"]);
     }
 }

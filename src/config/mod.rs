@@ -28,7 +28,7 @@ mod tests;
 mod third_party;
 mod values;
 
-pub use certificate::{CertificateContent, CertificateFacts, Validity};
+pub use certificate::{CertificateFacts, Validity};
 pub use credentials::{REALM, SecretOrigin};
 pub use host::HostFacts;
 pub use problem::{Problem, Problems};

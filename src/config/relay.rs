@@ -33,18 +33,15 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
     let rfc3489 = compatibility.truth("rfc3489", report).is_some_and(|entry| entry.value);
     compatibility.finish(report);
     let settings = Settings {
-        relay_addresses,
         port_min,
         port_max,
         lifetime_default,
         lifetime_max,
         peers,
         limits,
-        software: Some(format!("ferryd {}", env!("CARGO_PKG_VERSION"))),
         channels_above_4fff,
-        nat_behavior: None,
         rfc3489,
-        redirect: None,
+        ..Settings::relaying_on(relay_addresses)
     };
     (settings, accept)
 }

@@ -1,16 +1,19 @@
-//! Certificates and private keys from PEM files, and what can be said of them.
+//! Certificates and private keys from PEM files, what is wrong with them, and what a certificate says.
 
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error as RustlsError, InconsistentKeys};
+use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
@@ -23,34 +26,53 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// What an operator wants to know about a certificate.
+/// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateStatus {
-    /// The file it came from.
-    pub file: PathBuf,
+pub struct CertificateContent {
     /// DNS names and IP addresses of the subjectAltName extension; the common name counts for no client.
     pub names: Vec<String>,
-    /// Start of validity, seconds since 1970-01-01 UTC.
-    pub not_before: i64,
-    /// End of validity, seconds since 1970-01-01 UTC.
-    pub not_after: i64,
-    /// Whether the end of validity has passed: clients refuse it, the daemon serves it all the same.
-    pub expired: bool,
-    /// Whether validity has not begun.
-    pub not_yet_valid: bool,
+    pub not_before: SystemTime,
+    pub not_after: SystemTime,
 }
 
-/// Why certificates cannot be used: the file, what was expected, the remedy.
+impl CertificateContent {
+    /// Reads a certificate.
+    pub fn parse(certificate: &CertificateDer<'_>) -> Result<Self, X509Error> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate)?;
+        let alternative = certificate.subject_alternative_name()?;
+        let names = alternative
+            .map_or_else(Vec::new, |extension| extension.value.general_names.iter().filter_map(name_of).collect());
+        Ok(Self {
+            names,
+            not_before: time_of(certificate.validity().not_before.timestamp()),
+            not_after: time_of(certificate.validity().not_after.timestamp()),
+        })
+    }
+
+    /// Whether clients refuse the certificate at this time; the daemon serves it all the same.
+    pub fn is_expired(&self, now: SystemTime) -> bool {
+        now > self.not_after
+    }
+
+    /// Whether clients do not accept the certificate yet.
+    pub fn is_early(&self, now: SystemTime) -> bool {
+        now < self.not_before
+    }
+}
+
+/// Why certificates cannot be used.
 #[derive(Debug)]
 pub enum TlsError {
     /// No certificate is configured at all.
     NoCertificates,
-    /// A file cannot be read.
-    Unreadable { file: PathBuf, source: io::Error },
+    /// A certificate file that cannot be read.
+    UnreadableCertificate { file: PathBuf, source: io::Error },
     /// A certificate file without a certificate in PEM.
     NoCertificate { file: PathBuf },
-    /// A certificate file whose first certificate cannot be parsed.
+    /// A certificate file whose PEM is damaged or whose first certificate cannot be parsed.
     InvalidCertificate { file: PathBuf, reason: String },
+    /// A key file that cannot be read.
+    UnreadableKey { file: PathBuf, source: io::Error },
     /// A key file without a private key in PEM.
     NoKey { file: PathBuf },
     /// A key file that needs a passphrase.
@@ -65,71 +87,87 @@ pub enum TlsError {
     Library(RustlsError),
 }
 
+/// A [`TlsError`] for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsErrorWords {
+    /// What is there, with the file; never a secret.
+    pub found: String,
+    pub expected: &'static str,
+    pub remedy: &'static str,
+}
+
+impl TlsError {
+    /// Says what was found, what was expected and what to do about it.
+    pub fn words(&self) -> TlsErrorWords {
+        let (found, expected, remedy) = match self {
+            Self::NoCertificates => (
+                "no certificate is set".to_owned(),
+                "at least one pair of certificate and key files",
+                "name a pair, or remove the TLS listeners",
+            ),
+            Self::UnreadableCertificate { file, source } | Self::UnreadableKey { file, source } => (
+                format!("{} cannot be read ({source})", file.display()),
+                "a PEM file",
+                "check the path and that the user ferryd runs as may read it",
+            ),
+            Self::NoCertificate { file } => (
+                format!("{} holds no PEM certificate", file.display()),
+                "a PEM certificate chain",
+                "name the full chain, which begins with -----BEGIN CERTIFICATE-----, and not the key; convert DER with \
+                 `openssl x509 -inform der`",
+            ),
+            Self::InvalidCertificate { file, reason } => (
+                format!("{} is not an X.509 certificate ({reason})", file.display()),
+                "a PEM certificate chain",
+                "export it again as PEM, or issue it again",
+            ),
+            Self::NoKey { file } => (
+                format!("{} holds no PEM private key", file.display()),
+                "a PEM private key",
+                "name the key without a passphrase, which begins with -----BEGIN PRIVATE KEY-----, BEGIN RSA PRIVATE \
+                 KEY or BEGIN EC PRIVATE KEY, and not the certificate",
+            ),
+            Self::EncryptedKey { file } => (
+                format!("{} is protected by a passphrase", file.display()),
+                "a private key without one, as the daemon starts unattended",
+                "remove it with `openssl pkey -in KEY -out NEW` and protect the file by permissions",
+            ),
+            Self::UnsupportedKey { file, reason } => (
+                format!("{} cannot be used ({reason})", file.display()),
+                "an RSA key of 2048 bits or more, an ECDSA key on P-256, P-384 or P-521, or an Ed25519 key",
+                "issue key and certificate again",
+            ),
+            Self::KeyMismatch { key, certificate } => (
+                format!("{} is not the key of {}", key.display(), certificate.display()),
+                "the private key of the certificate",
+                "name the pair that was issued together",
+            ),
+            Self::ChainOrder { key, certificate } => (
+                format!("{} is the key of a later certificate in {}", key.display(), certificate.display()),
+                "the certificate of this host first and the intermediates after it",
+                "reorder the file of the certificate",
+            ),
+            Self::Library(error) => (
+                format!("TLS cannot be set up ({error})"),
+                "random numbers from the kernel",
+                "check that ferryd may call getrandom",
+            ),
+        };
+        TlsErrorWords { found, expected, remedy }
+    }
+}
+
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoCertificates => f.write_str(
-                "TLS has no certificate: expected at least one pair of certificate and key files; \
-                 configure one or remove the TLS listeners",
-            ),
-            Self::Unreadable { file, source } => write!(
-                f,
-                "cannot read {}: {source}: expected a PEM file that the daemon's user may read; \
-                 correct the path or the permissions",
-                file.display()
-            ),
-            Self::NoCertificate { file } => write!(
-                f,
-                "no certificate in {}: expected PEM with a BEGIN CERTIFICATE section; \
-                 convert DER with `openssl x509 -inform der`, and check that key and certificate are not swapped",
-                file.display()
-            ),
-            Self::InvalidCertificate { file, reason } => write!(
-                f,
-                "cannot parse the certificate in {}: {reason}: expected X.509 version 3; issue it again",
-                file.display()
-            ),
-            Self::NoKey { file } => write!(
-                f,
-                "no private key in {}: expected PEM with a BEGIN PRIVATE KEY, BEGIN RSA PRIVATE KEY or \
-                 BEGIN EC PRIVATE KEY section; check that key and certificate are not swapped",
-                file.display()
-            ),
-            Self::EncryptedKey { file } => write!(
-                f,
-                "the private key in {} is protected by a passphrase: expected a key without one, as the daemon starts \
-                 unattended; remove it with `openssl pkey -in KEY -out NEW` and protect the file by permissions",
-                file.display()
-            ),
-            Self::UnsupportedKey { file, reason } => write!(
-                f,
-                "cannot use the private key in {}: {reason}: expected RSA of 2048 bits or more, ECDSA on P-256, P-384 \
-                 or P-521, or Ed25519; issue key and certificate again",
-                file.display()
-            ),
-            Self::KeyMismatch { key, certificate } => write!(
-                f,
-                "the private key in {} does not belong to the certificate in {}: expected a pair; \
-                 check that both files are of the same issue",
-                key.display(),
-                certificate.display()
-            ),
-            Self::ChainOrder { key, certificate } => write!(
-                f,
-                "the private key in {} belongs to a later certificate in {}: expected the certificate of this host \
-                 first and the intermediates after it; reorder the file",
-                key.display(),
-                certificate.display()
-            ),
-            Self::Library(error) => write!(f, "cannot set up TLS: {error}"),
-        }
+        let TlsErrorWords { found, expected, remedy } = self.words();
+        write!(f, "{found}, expected {expected}; {remedy}")
     }
 }
 
 impl std::error::Error for TlsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unreadable { source, .. } => Some(source),
+            Self::UnreadableCertificate { source, .. } | Self::UnreadableKey { source, .. } => Some(source),
             Self::Library(error) => Some(error),
             Self::NoCertificates
             | Self::NoCertificate { .. }
@@ -143,48 +181,45 @@ impl std::error::Error for TlsError {
     }
 }
 
-/// Reads what `ferryd check` says of a certificate, `now` in seconds since 1970-01-01 UTC.
+/// Checks that a pair can be served, and reads what its certificate says.
 ///
-/// The key is not looked at. Errors: unreadable file, no certificate, not X.509.
-pub fn certificate_status(files: &CertificateFiles, now: i64) -> Result<CertificateStatus, TlsError> {
-    let chain = read_chain(&files.certificate)?;
-    let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate { file: files.certificate.clone() })?;
-    status_of(&files.certificate, leaf, now)
+/// Errors: the problems of both files, those of the certificate first; never none. An expired certificate is none of
+/// them.
+pub fn examine(files: &CertificateFiles) -> Result<CertificateContent, Vec<TlsError>> {
+    match (read_certificate(&files.certificate), read_key(&files.key, &aws_lc_rs::default_provider())) {
+        (Ok(certificate), Ok(key)) => {
+            join(files, certificate, key).map(|(content, _)| content).map_err(|error| vec![error])
+        }
+        (certificate, key) => Err(certificate.err().into_iter().chain(key.err()).collect()),
+    }
 }
 
-/// Says what a certificate in DER is, `now` in seconds since 1970-01-01 UTC.
-pub(super) fn status_of(file: &Path, der: &CertificateDer<'_>, now: i64) -> Result<CertificateStatus, TlsError> {
-    let invalid = |reason: String| TlsError::InvalidCertificate { file: file.to_owned(), reason };
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|error| invalid(error.to_string()))?;
-    let alternative = certificate.subject_alternative_name().map_err(|error| invalid(error.to_string()))?;
-    let names = alternative
-        .map_or_else(Vec::new, |extension| extension.value.general_names.iter().filter_map(name_of).collect());
-    let not_before = certificate.validity().not_before.timestamp();
-    let not_after = certificate.validity().not_after.timestamp();
-    Ok(CertificateStatus {
-        file: file.to_owned(),
-        names,
-        not_before,
-        not_after,
-        expired: now > not_after,
-        not_yet_valid: now < not_before,
-    })
-}
-
-/// Loads a certificate with its key and checks that they belong together.
+/// Loads what [`examine`] would accept; the error is the first problem.
 ///
 /// An expired certificate loads: it is the caller's error in the log, not an outage.
-pub(super) fn load_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let chain = read_chain(&files.certificate)?;
-    let key = read_key(&files.key)?;
-    let key = provider
-        .key_provider
-        .load_private_key(key)
-        .map_err(|error| TlsError::UnsupportedKey { file: files.key.clone(), reason: reason_of(&error) })?;
+pub(super) fn load_pair(
+    files: &CertificateFiles,
+    provider: &CryptoProvider,
+) -> Result<(CertificateContent, CertifiedKey), TlsError> {
+    join(files, read_certificate(&files.certificate)?, read_key(&files.key, provider)?)
+}
+
+/// A chain, and what its first certificate says.
+struct Certificate {
+    chain: Vec<CertificateDer<'static>>,
+    content: CertificateContent,
+}
+
+/// Checks that certificate and key belong together.
+fn join(
+    files: &CertificateFiles,
+    Certificate { chain, content }: Certificate,
+    key: Arc<dyn SigningKey>,
+) -> Result<(CertificateContent, CertifiedKey), TlsError> {
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         // A provider that cannot tell does not stop the daemon.
-        Ok(()) | Err(RustlsError::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Ok(()) | Err(RustlsError::InconsistentKeys(InconsistentKeys::Unknown)) => Ok((content, certified)),
         Err(RustlsError::InconsistentKeys(_)) if matches_later_certificate(&certified) => {
             Err(TlsError::ChainOrder { key: files.key.clone(), certificate: files.certificate.clone() })
         }
@@ -204,40 +239,53 @@ fn reason_of(error: &RustlsError) -> String {
     if let RustlsError::General(reason) = error { reason.clone() } else { error.to_string() }
 }
 
-fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(file)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match chain {
-        Ok(chain) if !chain.is_empty() => Ok(chain),
-        Ok(_) => Err(TlsError::NoCertificate { file: file.to_owned() }),
-        Err(error) => Err(TlsError::InvalidCertificate { file: file.to_owned(), reason: error.to_string() }),
-    }
+fn read_certificate(file: &Path) -> Result<Certificate, TlsError> {
+    let invalid = |reason: String| TlsError::InvalidCertificate { file: file.to_owned(), reason };
+    let pem = read(file).map_err(|source| TlsError::UnreadableCertificate { file: file.to_owned(), source })?;
+    // The error is not told: it may quote the file, which may be the key by mistake.
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| invalid("its PEM is damaged".to_owned()))?;
+    let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate { file: file.to_owned() })?;
+    let content = CertificateContent::parse(leaf).map_err(|error| invalid(error.to_string()))?;
+    Ok(Certificate { chain, content })
 }
 
-fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let pem = Zeroizing::new(read(file)?);
+fn read_key(file: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, TlsError> {
+    let pem = read(file).map_err(|source| TlsError::UnreadableKey { file: file.to_owned(), source })?;
     if contains(&pem, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(&pem, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::EncryptedKey { file: file.to_owned() });
     }
     // The error is not told: it may quote the file.
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoKey { file: file.to_owned() })
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoKey { file: file.to_owned() })?;
+    provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| TlsError::UnsupportedKey { file: file.to_owned(), reason: reason_of(&error) })
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })
+fn read(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    fs::read(file).map(Zeroizing::new)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
+/// A time in seconds since 1970-01-01 UTC.
+fn time_of(seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
 fn name_of(name: &GeneralName<'_>) -> Option<String> {
     if let GeneralName::DNSName(name) = name {
-        return Some(name.to_ascii_lowercase());
+        return Some((*name).to_owned());
     }
     let GeneralName::IPAddress(octets) = name else { return None };
-    let v4 = <[u8; 4]>::try_from(*octets).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
-    let v6 = <[u8; 16]>::try_from(*octets).map(|octets| IpAddr::V6(Ipv6Addr::from(octets)));
+    let v4 = <[u8; 4]>::try_from(*octets).map(IpAddr::from);
+    let v6 = <[u8; 16]>::try_from(*octets).map(IpAddr::from);
     v4.or(v6).ok().map(|ip| ip.to_string())
 }
 
@@ -246,30 +294,63 @@ mod tests {
     use super::*;
     use crate::net::test_tls::{TestCertificate, write_file};
 
-    fn load(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
-        load_pair(files, &rustls::crypto::aws_lc_rs::default_provider())
+    fn load(files: &CertificateFiles) -> Result<(CertificateContent, CertifiedKey), TlsError> {
+        load_pair(files, &aws_lc_rs::default_provider())
     }
 
     #[test]
-    fn a_pair_loads_and_its_status_names_it() {
+    fn a_pair_loads_and_tells_its_names() {
         let test = TestCertificate::new(&["turn.example.org", "192.0.2.7", "2001:db8::7"]);
-        assert_eq!(load(&test.files).unwrap().cert.len(), 1);
-        let status = certificate_status(&test.files, 1_700_000_000).unwrap();
-        assert_eq!(status.names, ["turn.example.org", "192.0.2.7", "2001:db8::7"]);
-        assert_eq!(status.file, test.files.certificate);
-        assert!(!status.expired && !status.not_yet_valid);
+        let (content, certified) = load(&test.files).unwrap();
+        assert_eq!(certified.cert.len(), 1);
+        assert_eq!(content.names, ["turn.example.org", "192.0.2.7", "2001:db8::7"]);
+        assert_eq!(examine(&test.files).unwrap(), content);
     }
 
     #[test]
     fn an_expired_certificate_loads_and_is_told() {
         let test = TestCertificate::valid_between(&["old.example.org"], (2020, 1, 1), (2021, 1, 1));
-        load(&test.files).unwrap();
-        let status = certificate_status(&test.files, 1_609_459_201).unwrap();
-        assert_eq!((status.not_before, status.not_after), (1_577_836_800, 1_609_459_200));
-        assert!(status.expired);
-        let in_time = certificate_status(&test.files, 1_609_459_200).unwrap();
-        assert!(!in_time.expired);
-        assert!(certificate_status(&test.files, 1_577_836_799).unwrap().not_yet_valid);
+        let (content, _) = load(&test.files).unwrap();
+        let (begin, end) = (time_of(1_577_836_800), time_of(1_609_459_200));
+        assert_eq!((content.not_before, content.not_after), (begin, end));
+        let second = Duration::from_secs(1);
+        assert!(content.is_expired(end + second) && !content.is_expired(end));
+        assert!(content.is_early(begin - second) && !content.is_early(begin));
+    }
+
+    #[test]
+    fn a_time_before_1970_is_kept() {
+        let test = TestCertificate::valid_between(&["old.example.org"], (1960, 1, 1), (1969, 12, 31));
+        let content = examine(&test.files).unwrap();
+        assert_eq!(content.not_after, UNIX_EPOCH - Duration::from_secs(86400));
+    }
+
+    #[test]
+    fn the_problems_of_both_files_are_told() {
+        let nowhere = CertificateFiles { certificate: "/nonexistent/c".into(), key: "/nonexistent/k".into() };
+        let errors = examine(&nowhere).unwrap_err();
+        assert!(
+            matches!(&errors[..], [TlsError::UnreadableCertificate { .. }, TlsError::UnreadableKey { .. }]),
+            "{errors:?}"
+        );
+        let test = TestCertificate::new(&["a.example"]);
+        write_file(&test.files.certificate, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        write_file(&test.files.key, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        let errors = examine(&test.files).unwrap_err();
+        assert!(
+            matches!(&errors[..], [TlsError::InvalidCertificate { .. }, TlsError::UnsupportedKey { .. }]),
+            "{errors:?}"
+        );
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_the_certificate_is_not_printed() {
+        let test = TestCertificate::new(&["a.example"]);
+        write_file(&test.files.certificate, "-----BEGIN PRIVATE KEY-----c2VjcmV0-----END PRIVATE KEY-----\n");
+        let error = load(&test.files).unwrap_err();
+        assert!(matches!(error, TlsError::InvalidCertificate { .. }));
+        let (text, bytes) = (format!("{error:?} {error}"), format!("{:?}", b"c2VjcmV0"));
+        assert!(!text.contains("c2VjcmV0") && !text.contains(bytes.trim_matches(['[', ']'])), "{text}");
     }
 
     #[test]
@@ -277,7 +358,9 @@ mod tests {
         let mut test = TestCertificate::new(&["a.example"]);
         test.files.certificate = "/nonexistent/chain.pem".into();
         let error = load(&test.files).unwrap_err();
-        assert!(matches!(&error, TlsError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound));
+        assert!(
+            matches!(&error, TlsError::UnreadableCertificate { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        );
         assert!(error.to_string().contains("/nonexistent/chain.pem"), "{error}");
     }
 
@@ -337,6 +420,5 @@ mod tests {
         let test = TestCertificate::new(&["a.example"]);
         write_file(&test.files.certificate, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         assert!(matches!(load(&test.files).unwrap_err(), TlsError::InvalidCertificate { .. }));
-        assert!(matches!(certificate_status(&test.files, 0).unwrap_err(), TlsError::InvalidCertificate { .. }));
     }
 }

@@ -5,24 +5,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::SignatureScheme;
-use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// A loaded certificate and the names it is good for.
+use super::certificate::CertificateContent;
+
+/// A loaded certificate.
 pub(super) struct Entry {
     pub(super) file: PathBuf,
-    /// Lower case; a first label `*` stands for any one label (RFC 6125 section 6.4.3).
-    pub(super) names: Vec<String>,
+    /// A first label `*` of a name stands for any one label (RFC 6125 section 6.4.3).
+    pub(super) content: CertificateContent,
     pub(super) key: Arc<CertifiedKey>,
 }
 
 impl Entry {
-    /// The certificate itself, without its chain.
-    pub(super) fn leaf(&self) -> Option<&CertificateDer<'static>> {
-        self.key.cert.first()
-    }
-
     fn usable(&self, schemes: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(schemes).is_some()
     }
@@ -66,7 +62,9 @@ impl fmt::Debug for Certificates {
 fn choose<'a>(entries: &'a [Entry], name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&'a Entry> {
     let named = |matches: fn(&str, &str) -> bool| {
         let name = name?;
-        entries.iter().find(|entry| entry.names.iter().any(|pattern| matches(pattern, name)) && entry.usable(schemes))
+        entries
+            .iter()
+            .find(|entry| entry.content.names.iter().any(|pattern| matches(pattern, name)) && entry.usable(schemes))
     };
     named(is_exact)
         .or_else(|| named(is_wildcard))
@@ -94,9 +92,8 @@ mod tests {
     fn entries(names: &[&[&str]]) -> Vec<Entry> {
         let entry = |(i, names): (usize, &&[&str])| {
             let test = TestCertificate::new(names);
-            let key = load_pair(&test.files, &rustls::crypto::aws_lc_rs::default_provider()).unwrap();
-            let names = names.iter().map(ToString::to_string).collect();
-            Entry { file: i.to_string().into(), names, key: Arc::new(key) }
+            let (content, key) = load_pair(&test.files, &rustls::crypto::aws_lc_rs::default_provider()).unwrap();
+            Entry { file: i.to_string().into(), content, key: Arc::new(key) }
         };
         names.iter().enumerate().map(entry).collect()
     }

@@ -1,5 +1,6 @@
 //! TLS of stream listeners: certificates, versions, resumption and ALPN.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -7,8 +8,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ServerSessionMemoryCache};
 use rustls::version::{TLS12, TLS13};
 
-pub use super::certificate::{CertificateFiles, CertificateStatus, TlsError, certificate_status};
-use super::certificate::{load_pair, status_of};
+use super::certificate::load_pair;
+pub use super::certificate::{CertificateContent, CertificateFiles, TlsError};
 use super::sni::{Certificates, Entry};
 
 /// The application protocols of RFC 7443, in order of preference.
@@ -59,10 +60,9 @@ impl TlsAcceptConfig {
         Ok(())
     }
 
-    /// Says what the certificates in use are, in order, `now` in seconds since 1970-01-01 UTC.
-    pub fn status(&self, now: i64) -> Vec<CertificateStatus> {
-        let entries = self.certificates.entries();
-        entries.iter().filter_map(|entry| status_of(&entry.file, entry.leaf()?, now).ok()).collect()
+    /// Says what the certificates in use are, in order, each with its file.
+    pub fn status(&self) -> Vec<(PathBuf, CertificateContent)> {
+        self.certificates.entries().iter().map(|entry| (entry.file.clone(), entry.content.clone())).collect()
     }
 
     /// Chooses the configuration that answers a ClientHello.
@@ -86,10 +86,8 @@ fn load_entries(settings: &TlsSettings, provider: &CryptoProvider) -> Result<Vec
         return Err(TlsError::NoCertificates);
     }
     let load_one = |files: &CertificateFiles| {
-        let key = Arc::new(load_pair(files, provider)?);
-        let leaf = key.cert.first().ok_or_else(|| TlsError::NoCertificate { file: files.certificate.clone() })?;
-        let names = status_of(&files.certificate, leaf, 0)?.names;
-        Ok(Entry { file: files.certificate.clone(), names, key })
+        let (content, key) = load_pair(files, provider)?;
+        Ok(Entry { file: files.certificate.clone(), content, key: Arc::new(key) })
     };
     settings.certificates.iter().map(load_one).collect()
 }
@@ -108,7 +106,9 @@ mod tests {
     fn a_reload_replaces_all_certificates_or_none() {
         let (one, two) = (TestCertificate::new(&["one.example"]), TestCertificate::new(&["two.example"]));
         let config = load(&one.settings()).unwrap();
-        let names = |config: &TlsAcceptConfig| config.status(0).into_iter().flat_map(|s| s.names).collect::<Vec<_>>();
+        let names = |config: &TlsAcceptConfig| {
+            config.status().into_iter().flat_map(|(_, content)| content.names).collect::<Vec<_>>()
+        };
         let mut broken = two.settings();
         broken.certificates.push(CertificateFiles { certificate: "/nonexistent".into(), key: "/nonexistent".into() });
         assert!(config.reload(&broken).is_err());

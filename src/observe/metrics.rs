@@ -1,8 +1,10 @@
 //! The metrics page, in the text of OpenMetrics: every name and label is written here and nowhere else.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
@@ -13,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::address::Family;
 use crate::net::admission::Admission;
-use crate::net::certificate::CertificateStatus;
+use crate::net::certificate::CertificateContent;
 use crate::stun::{ErrorCode, Method};
 use crate::turn::{DropReason, Shared};
 use crate::worker::Report;
@@ -28,7 +30,9 @@ pub struct Snapshot {
     pub workers: Vec<Report>,
     pub shared: Arc<Shared>,
     pub admission: Arc<Admission>,
-    pub certificates: Vec<CertificateStatus>,
+    /// The certificates in use, each after its file.
+    pub certificates: Vec<(PathBuf, CertificateContent)>,
+    pub taken_at: SystemTime,
 }
 
 impl Snapshot {
@@ -144,10 +148,11 @@ impl Snapshot {
     }
 
     fn certificates(&self, page: &mut Page<'_>) -> fmt::Result {
-        let file = |status: &CertificateStatus| [("file", status.file.display().to_string())];
-        let ends = self.certificates.iter().map(|status| (file(status), status.not_after));
+        let label = |file: &Path| [("file", file.display().to_string())];
+        let ends = self.certificates.iter().map(|(file, content)| (label(file), unix_seconds(content.not_after)));
         page.gauges("certificate_not_after_seconds", "End of validity, seconds since 1970", ends)?;
-        let expired = self.certificates.iter().map(|status| (file(status), i64::from(status.expired)));
+        let is_expired = |content: &CertificateContent| i64::from(content.is_expired(self.taken_at));
+        let expired = self.certificates.iter().map(|(file, content)| (label(file), is_expired(content)));
         page.gauges("certificate_expired", "1 when clients refuse the certificate for its age", expired)
     }
 }
@@ -161,6 +166,15 @@ impl Collector for Snapshot {
         self.sockets(&mut page)?;
         self.streams(&mut page)?;
         self.certificates(&mut page)
+    }
+}
+
+/// Seconds since 1970-01-01 UTC, negative before.
+fn unix_seconds(time: SystemTime) -> i64 {
+    let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => whole(after.as_secs()),
+        Err(before) => -whole(before.duration().as_secs()),
     }
 }
 

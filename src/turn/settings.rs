@@ -45,6 +45,24 @@ impl Settings {
     pub const LIFETIME_DEFAULT: Duration = Duration::from_secs(600);
     pub const LIFETIME_MAX: Duration = Duration::from_secs(3600);
 
+    /// Relays on these addresses, and has the default of every other setting.
+    pub fn relaying_on(relay_addresses: Vec<RelayAddress>) -> Self {
+        Self {
+            relay_addresses,
+            port_min: Self::PORT_MIN,
+            port_max: Self::PORT_MAX,
+            lifetime_default: Self::LIFETIME_DEFAULT,
+            lifetime_max: Self::LIFETIME_MAX,
+            peers: PeerSettings::default(),
+            limits: Limits::default(),
+            software: Some(format!("ferryd {}", env!("CARGO_PKG_VERSION"))),
+            channels_above_4fff: false,
+            nat_behavior: None,
+            rfc3489: false,
+            redirect: None,
+        }
+    }
+
     /// Whether an allocation of this family can be made at all.
     pub fn serves(&self, family: Family) -> bool {
         self.relay_addresses.iter().any(|relay| Family::of(relay.bind) == family)

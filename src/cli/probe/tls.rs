@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::STEP_TIMEOUT;
 use super::words::Failure;
-use crate::config::CertificateContent;
+use crate::net::certificate::CertificateContent;
 
 const STEP: &str = "tls";
 
@@ -194,7 +194,7 @@ impl Watcher {
 
     fn content(&self) -> Option<CertificateContent> {
         let shown = self.shown.lock().ok()?;
-        CertificateContent::parse(shown.as_ref()?)
+        CertificateContent::parse(shown.as_ref()?).ok()
     }
 }
 

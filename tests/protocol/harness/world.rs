@@ -9,7 +9,7 @@ use ferryd::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use ferryd::auth::Authenticator;
 use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCredential};
 use ferryd::turn::effect::{Ended, RelaySource};
-use ferryd::turn::settings::{Limits, PeerSettings, RelayAddress, Settings};
+use ferryd::turn::settings::{RelayAddress, Settings};
 use ferryd::turn::{
     Counters, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerPolicy, Policy, RelayId, Route, Server,
     Shared, WorkerId,
@@ -53,20 +53,7 @@ impl Setup {
         };
         let secret = |secret: &str, algorithm| SharedSecret { secret: Secret::new(secret), algorithm };
         let mut setup = Self {
-            turn: Settings {
-                relay_addresses: Vec::new(),
-                port_min: Settings::PORT_MIN,
-                port_max: Settings::PORT_MAX,
-                lifetime_default: Settings::LIFETIME_DEFAULT,
-                lifetime_max: Settings::LIFETIME_MAX,
-                peers: PeerSettings::default(),
-                limits: Limits::default(),
-                software: Some("ferryd".to_owned()),
-                channels_above_4fff: false,
-                nat_behavior: None,
-                rfc3489: false,
-                redirect: None,
-            },
+            turn: Settings { software: Some("ferryd".to_owned()), ..Settings::relaying_on(Vec::new()) },
             auth: ferryd::auth::Settings {
                 realm: REALM.to_owned(),
                 users: vec![user("alice", ALICE), user("bob", BOB), user("caf\u{e9}", ALICE)],
