@@ -229,8 +229,8 @@ impl Crew {
         let held = HeldSockets::default();
         let mailboxes: io::Result<Vec<_>> = (0..workers).map(|_| WorkerHandle::new()).collect();
         let mailboxes = mailboxes.map_err(host("make a worker's mailbox"))?;
-        let wakers: Vec<_> = mailboxes.iter().map(|(_, _, wake)| Arc::clone(wake)).collect();
-        let rings = Neighbours::mesh(&wakers);
+        let handles: Vec<_> = mailboxes.iter().map(|(handle, ..)| handle.clone()).collect();
+        let rings = Neighbours::mesh(&handles);
         let backend = backend(settings);
         let mut crew = Self { shared: Arc::clone(&shared), handles: Vec::new(), threads: Vec::new() };
         for (index, (((handle, commands, wake), listeners), neighbours)) in

@@ -120,7 +120,10 @@ impl Lab {
                 Effect::CloseRelay { address, .. } | Effect::CloseHeld { address } => {
                     self.server.handle_port_closed(address);
                 }
-                Effect::ChannelOpened { .. } | Effect::ChannelClosed { .. } | Effect::AllocationEnded(_) => {}
+                Effect::ChannelOpened { .. }
+                | Effect::ChannelClosed { .. }
+                | Effect::ClientMoved { .. }
+                | Effect::AllocationEnded(_) => {}
             }
         }
         (answer, opened)

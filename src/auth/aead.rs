@@ -4,8 +4,6 @@ use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, Unbound
 
 /// Length of every nonce in bytes: "N_MIN and N_MAX are both 12 octets".
 pub const NONCE_LEN: usize = 12;
-/// Length of the tag at the end of every ciphertext.
-pub const TAG_LEN: usize = 16;
 
 /// AES-GCM by the length of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +42,5 @@ impl AeadKey {
     /// Decrypts in place; `None` when anything was changed, or was sealed by another key or for other associated data.
     pub fn open<'a>(&self, nonce: [u8; NONCE_LEN], associated: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
         self.0.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed).ok()
-    }
-
-    /// Encrypts in place and appends the tag. The nonce must not have been used with this key.
-    pub fn seal(&self, nonce: [u8; NONCE_LEN], associated: &[u8], plain: &mut Vec<u8>) {
-        self.0
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated), plain)
-            .expect("AES-GCM seals up to 64 GiB");
     }
 }

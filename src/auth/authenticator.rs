@@ -7,6 +7,7 @@ use super::credentials::{Credentials, UserKind, Users};
 use super::long_term::PasswordAlgorithm;
 use super::nonce::{Features, Nonces};
 use super::prepare::opaque_string;
+use super::seal::SealKey;
 use super::settings::Settings;
 use super::third_party::{Authorities, Token};
 use crate::address::FiveTuple;
@@ -28,6 +29,8 @@ pub struct Authenticator {
     offers_anonymity: bool,
     /// Who makes tokens, where third parties may authorize.
     authorities: Option<Authorities>,
+    /// Seals mobility tickets (RFC 8016).
+    ticket_key: SealKey,
     /// Verified against when a username is unknown, so that the answer takes the same time.
     decoy: IntegrityKey,
 }
@@ -83,6 +86,7 @@ impl Authenticator {
             offer: PasswordAlgorithm::offer(users.know_sha256()),
             // A kid is told by USERNAME alone (RFC 7635 section 7).
             offers_anonymity: users.can_be_enumerated() && settings.third_party.is_none(),
+            ticket_key: SealKey::derive(settings.nonce_key.expose(), "mobility tickets"),
             authorities: settings.third_party.as_ref().map(Authorities::new),
             decoy: PasswordAlgorithm::Md5.key(b"decoy", &settings.realm, settings.nonce_key.expose()),
             users,
@@ -196,6 +200,11 @@ impl Authenticator {
     /// Whether ACCESS-TOKEN is known.
     pub fn takes_tokens(&self) -> bool {
         self.authorities.is_some()
+    }
+
+    /// What mobility tickets are sealed with: every worker and node with the same nonce key has the same.
+    pub fn ticket_key(&self) -> &SealKey {
+        &self.ticket_key
     }
 
     /// The challenge that answers a refused request, with a fresh nonce.

@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod long_term;
 pub mod nonce;
 pub mod prepare;
+pub mod seal;
 pub mod settings;
 mod third_party;
 

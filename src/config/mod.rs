@@ -148,6 +148,7 @@ fn read(
     let mut listeners = listeners::read(&mut root, !tls.is_empty(), host, report);
     let (mut turn, accept) = relay::read(&mut root, host, report);
     let mut extensions = root.section("extensions", report);
+    turn.mobility = extensions.truth("mobility", report).is_some_and(|entry| entry.value);
     let section = extensions.section("nat-behavior", report);
     turn.nat_behavior = nat_behavior::read(section, &mut listeners, &turn.relay_addresses, host, report);
     extensions.finish(report);

@@ -7,6 +7,7 @@ pub enum ErrorCode {
     BadRequest,
     Unauthenticated,
     Forbidden,
+    MobilityForbidden,
     UnknownAttribute,
     /// RFC 3489 alone.
     StaleCredentials,
@@ -25,11 +26,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for tables of counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::TryAlternate,
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
+        Self::MobilityForbidden,
         Self::UnknownAttribute,
         Self::StaleCredentials,
         Self::MissingUsername,
@@ -51,6 +53,7 @@ impl ErrorCode {
             Self::BadRequest => 400,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
+            Self::MobilityForbidden => 405,
             Self::UnknownAttribute => 420,
             Self::StaleCredentials => 430,
             Self::MissingUsername => 432,
@@ -73,6 +76,7 @@ impl ErrorCode {
             Self::BadRequest => "Bad Request",
             Self::Unauthenticated => "Unauthenticated",
             Self::Forbidden => "Forbidden",
+            Self::MobilityForbidden => "Mobility Forbidden",
             Self::UnknownAttribute => "Unknown Attribute",
             Self::StaleCredentials => "Stale Credentials",
             Self::MissingUsername => "Missing Username",

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 
 use super::effect::{RelaySource, Traffic};
 use super::ids::Route;
+use super::mobility::Mobility;
 use super::peer_policy::{PermittedPeer, Reach};
 use super::quota::QuotaGuard;
 use super::reply::Envelope;
@@ -37,6 +38,8 @@ pub(super) struct Allocation {
     pub(super) created: Created,
     /// Set until every relay socket is open; there is no allocation for anybody before.
     pub(super) opening: Option<Box<Opening>>,
+    /// Set when the client has a ticket.
+    pub(super) mobility: Option<Box<Mobility>>,
     pub(super) _quota: QuotaGuard,
 }
 
@@ -57,6 +60,8 @@ pub(super) struct Opening {
     /// Ports that something else on the host turned out to have.
     pub(super) attempts: u8,
     pub(super) even_port: Option<bool>,
+    /// The client has asked for a ticket.
+    pub(super) mobile: bool,
     /// The time-to-expiry, which begins when the allocation does.
     pub(super) lifetime: Duration,
     pub(super) source: RelaySource,
@@ -133,6 +138,7 @@ impl Allocation {
             traffic: Traffic::default(),
             created,
             opening: Some(opening),
+            mobility: None,
             _quota: quota,
         }
     }

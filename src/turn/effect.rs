@@ -19,6 +19,9 @@ pub enum Forward {
     ToClient { route: Route, client: FiveTuple, prefix: Prefix, payload: Range<usize>, padding: u8 },
     /// To a client of another worker, which is to call [`super::Server::handle_neighbour`].
     ToWorker { worker: WorkerId, relay: RelayId, from: PeerAddr, payload: Range<usize> },
+    /// A message of a client whose allocation is another worker's, which is to call [`super::Server::handle_client`]
+    /// with it. A datagram is handed over; a stream moves there for good, with this message and all unread ones.
+    Elsewhere { worker: WorkerId, client: FiveTuple, route: Route, message: Range<usize> },
 }
 
 /// The bytes in front of a payload: a ChannelData header or the beginning of a Data indication.
@@ -61,6 +64,8 @@ pub enum Effect {
     ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
     /// A channel is not open any more.
     ChannelClosed { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
+    /// An allocation has another 5-tuple from now on (RFC 8016). Its relays and channels are as they were.
+    ClientMoved { from: FiveTuple, to: FiveTuple, route: Route },
     /// An allocation has ended.
     AllocationEnded(Box<Ended>),
 }

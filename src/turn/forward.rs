@@ -23,6 +23,7 @@ impl Server {
     pub(super) fn channel_data(&mut self, now: Now, client: &FiveTuple, bytes: &[u8]) -> Result<Forward, DropReason> {
         let data = ChannelData::parse(bytes).ok_or(DropReason::MalformedChannelData)?;
         let id = self.table.find(client).ok_or(DropReason::NoAllocation)?;
+        self.client_speaks(id, client);
         let allocation = self.table.get(id).ok_or(DropReason::NoAllocation)?;
         let peer = allocation.channel(data.channel, now.instant).ok_or(DropReason::NoChannel)?.peer;
         self.send(now, RelayId { allocation: id, family: peer.family() }, peer, data.data(), false)
@@ -56,6 +57,7 @@ impl Server {
         let (Some(peer), Some(payload)) = (peer, payload) else { return Err(DropReason::IncompleteSend) };
         let peer = PeerAddr::new(peer);
         let allocation = self.table.find(client).ok_or(DropReason::NoAllocation)?;
+        self.client_speaks(allocation, client);
         self.send(now, RelayId { allocation, family: peer.family() }, peer, payload, dont_fragment)
     }
 
@@ -73,6 +75,9 @@ impl Server {
         }
         // RFC 8656 section 9: "only addresses are compared and port numbers are not considered".
         allocation.permission(from.ip(), now.instant).ok_or(DropReason::NoPermission)?;
+        if allocation.is_away() {
+            return Err(DropReason::ClientAway);
+        }
         let (prefix, padding) = match allocation.channel_to(from, now.instant) {
             // RFC 8656 section 12.5: the server "MUST use the ChannelData message if a channel has been bound".
             Some(channel) => {
@@ -173,6 +178,9 @@ impl Server {
             return Err(DropReason::NoRelay);
         }
         allocation.permission(error.peer.ip(), now.instant).ok_or(DropReason::NoPermission)?;
+        if allocation.is_away() {
+            return Err(DropReason::ClientAway);
+        }
         let (route, client) = (allocation.route, allocation.client);
         let id = TransactionId(self.rng.random());
         let start = self.replies.len();

@@ -8,6 +8,7 @@ pub mod effect;
 mod expiry;
 mod forward;
 pub mod ids;
+pub mod mobility;
 pub mod nat_behavior;
 pub mod outcome;
 pub mod peer_policy;

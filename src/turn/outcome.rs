@@ -57,11 +57,13 @@ pub enum DropReason {
     IrrelevantIcmp,
     /// Source port 0: nothing can be answered there.
     NoSourcePort,
+    /// Data for a client whose connection is gone, and which may come back (RFC 8016).
+    ClientAway,
 }
 
 impl DropReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::UnknownProtocol,
         Self::Malformed(ParseError::NotStun),
         Self::Malformed(ParseError::Length),
@@ -82,6 +84,7 @@ impl DropReason {
         Self::InProgress,
         Self::IrrelevantIcmp,
         Self::NoSourcePort,
+        Self::ClientAway,
     ];
 
     /// The name in metrics.
@@ -107,6 +110,7 @@ impl DropReason {
             Self::InProgress => "in_progress",
             Self::IrrelevantIcmp => "irrelevant_icmp",
             Self::NoSourcePort => "no_source_port",
+            Self::ClientAway => "client_away",
         }
     }
 }

@@ -11,8 +11,8 @@ pub struct Redirect {
     pub udp: Alternates,
     pub tcp: Alternates,
     pub tls: Alternates,
-    /// A name in the certificate of the other server, where that certificate is not this server's: a DNS name of at most
-    /// 255 ASCII characters.
+    /// A name in the certificate of the other server, where that certificate is not this server's: a DNS name of at
+    /// most 255 ASCII characters.
     pub domain: Option<String>,
 }
 

@@ -13,6 +13,7 @@ use super::allocation::Allocation;
 use super::effect::{Effect, EndReason, Ended, Forward, OpenError};
 use super::expiry::Expiry;
 use super::ids::{AllocationId, RelayId, Route, WorkerId};
+use super::mobility::Directory;
 use super::outcome::{Counters, DropReason, Outcome};
 use super::peer_policy::PeerPolicy;
 use super::ports::Ports;
@@ -38,11 +39,17 @@ pub struct Shared {
     pub ports: Ports,
     pub quotas: Arc<Quotas>,
     pub reservations: Reservations,
+    pub mobility: Directory,
 }
 
 impl Shared {
     pub fn new(settings: &Settings) -> Self {
-        Self { ports: Ports::new(settings), quotas: Arc::new(Quotas::default()), reservations: Reservations::default() }
+        Self {
+            ports: Ports::new(settings),
+            quotas: Arc::new(Quotas::default()),
+            reservations: Reservations::default(),
+            mobility: Directory::default(),
+        }
     }
 }
 
@@ -110,6 +117,9 @@ impl Server {
     ///
     /// Bytes behind a ChannelData message's length are padding; a STUN message must fill `bytes`.
     pub fn handle_client(&mut self, now: Now, client: &FiveTuple, route: Route, bytes: &[u8]) -> Option<Forward> {
+        if let Some(worker) = self.elsewhere(client) {
+            return self.conclude(Ok(Self::hand_over(worker, client, route, bytes.len())));
+        }
         let result = match bytes.first() {
             // Nothing can be answered to port 0, and nobody sends from there.
             _ if client.client.port() == 0 => Err(Outcome::Dropped(DropReason::NoSourcePort)),
@@ -179,9 +189,13 @@ impl Server {
         self.shared.ports.release(address);
     }
 
-    /// Says that a client's connection is gone: its 5-tuple cannot come back, and its allocation ends.
+    /// Says that a client's connection is gone: its 5-tuple cannot come back. Its allocation ends, unless the client
+    /// has a ticket to come back with.
     pub fn handle_client_closed(&mut self, client: &FiveTuple) {
-        if let Some(id) = self.table.find(client) {
+        let Some(id) = self.table.find(client) else { return };
+        if self.settings.mobility && self.table.get(id).is_some_and(|allocation| allocation.mobility.is_some()) {
+            self.client_departs(id, client);
+        } else {
             self.end(id, EndReason::ClientClosed);
         }
     }
@@ -191,11 +205,8 @@ impl Server {
         while let Some((_, token)) = self.reserved.pop_front() {
             self.close_reserved(token);
         }
-        let clients: Vec<_> = self.table.iter().map(|allocation| allocation.client).collect();
-        for client in clients {
-            if let Some(id) = self.table.find(&client) {
-                self.end(id, EndReason::Evicted);
-            }
+        for id in self.table.ids() {
+            self.end(id, EndReason::Evicted);
         }
     }
 
@@ -229,7 +240,7 @@ impl Server {
                 let outcome = match forward {
                     Forward::ToPeer { .. } => Outcome::ToPeer,
                     Forward::ToClient { .. } => Outcome::ToClient,
-                    Forward::ToWorker { .. } => Outcome::ToWorker,
+                    Forward::ToWorker { .. } | Forward::Elsewhere { .. } => Outcome::ToWorker,
                 };
                 (outcome, Some(forward))
             }
@@ -295,6 +306,7 @@ impl Server {
     pub(super) fn end(&mut self, id: AllocationId, reason: EndReason) {
         let Some(mut allocation) = self.table.remove(id) else { return };
         self.expiry.disarm(id.slot);
+        self.end_mobility(id, &allocation);
         for (channel, peer) in allocation.unbind(|_| true) {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });

@@ -35,6 +35,8 @@ pub struct Settings {
     pub rfc3489: bool,
     /// Where clients that ask for a new allocation are sent instead; allocations that there are go on.
     pub redirect: Option<Redirect>,
+    /// Gives tickets to clients that ask for them (RFC 8016).
+    pub mobility: bool,
 }
 
 impl Settings {
@@ -60,6 +62,7 @@ impl Settings {
             nat_behavior: None,
             rfc3489: false,
             redirect: None,
+            mobility: false,
         }
     }
 

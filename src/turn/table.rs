@@ -27,7 +27,7 @@ impl Table {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.by_client.len()
+        self.slots.len() - self.free.len()
     }
 
     pub(super) fn find(&self, client: &FiveTuple) -> Option<AllocationId> {
@@ -68,12 +68,24 @@ impl Table {
         let allocation = entry.allocation.take()?;
         entry.generation = (entry.generation + 1) & GENERATION_MASK;
         self.free.push(id.slot);
-        self.by_client.remove(&allocation.client);
+        self.unalias(&allocation.client, id);
         Some(*allocation)
     }
 
+    /// Makes an allocation be found by one more 5-tuple, which is not in use.
+    pub(super) fn alias(&mut self, client: FiveTuple, id: AllocationId) {
+        self.by_client.insert(client, id);
+    }
+
+    /// Makes an allocation be found by a 5-tuple no more.
+    pub(super) fn unalias(&mut self, client: &FiveTuple, id: AllocationId) {
+        if self.by_client.get(client) == Some(&id) {
+            self.by_client.remove(client);
+        }
+    }
+
     /// Every allocation, by slot.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Allocation> {
-        self.slots.iter().filter_map(|slot| slot.allocation.as_deref())
+    pub(super) fn ids(&self) -> Vec<AllocationId> {
+        (0..self.slots.len() as u32).filter_map(|slot| self.by_slot(slot)).collect()
     }
 }

@@ -43,6 +43,9 @@ impl<D: Datagrams> Worker<D> {
                     self.server.handle_port_closed(address);
                 }
                 Effect::ChannelOpened { .. } | Effect::ChannelClosed { .. } => {}
+                Effect::ClientMoved { from, to, .. } => {
+                    debug!(from = %from.client, to = %to.client, transport = to.transport.name(), "client moved");
+                }
                 Effect::AllocationEnded(ended) => record(&ended),
             }
         }

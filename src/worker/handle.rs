@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use super::statistics::Statistics;
 use crate::net::accept::Established;
 use crate::net::poll::Waker;
+use crate::net::stream::Connection;
 use crate::turn;
 
 /// What a worker is told.
@@ -14,6 +15,8 @@ use crate::turn;
 pub enum Command {
     /// Serve a stream.
     Serve(Box<Established>),
+    /// Go on with a stream of another worker, unread bytes first: its client's allocation is here.
+    Adopt(Box<Connection>),
     /// Judge by this from now on; allocations live on.
     Replace(turn::Policy),
     /// Say how it is.
@@ -75,6 +78,11 @@ impl WorkerHandle {
         let (commands, receiver) = std::sync::mpsc::channel();
         let wake = Arc::new(WakeOnce::new()?);
         Ok((Self { commands, wake: Arc::clone(&wake) }, receiver, wake))
+    }
+
+    /// Makes the worker look at its mailbox and rings.
+    pub(super) fn wake(&self) {
+        self.wake.wake();
     }
 
     /// Tells the worker something; false when it is gone.

@@ -1,36 +1,37 @@
-//! Data between clients of different workers: one bounded ring per pair and direction.
-
-use std::sync::Arc;
+//! What workers pass to each other: packets through one bounded ring per pair and direction, streams through mailboxes.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::handle::WakeOnce;
-use crate::address::PeerAddr;
-use crate::turn::RelayId;
+use super::handle::{Command, WorkerHandle};
+use crate::address::{FiveTuple, PeerAddr};
+use crate::net::stream::Connection;
+use crate::turn::{RelayId, Route};
 
 /// Packets that a ring holds: 20 ms of 50,000 packets a second.
 const RING_CAPACITY: usize = 1024;
 
-/// Application data for a relayed address of another worker.
+/// What another worker is to handle.
 #[derive(Debug)]
-pub struct Packet {
-    pub(super) relay: RelayId,
-    pub(super) from: PeerAddr,
-    pub(super) bytes: Vec<u8>,
+pub enum Packet {
+    /// Application data for a relayed address of that worker.
+    Data { relay: RelayId, from: PeerAddr, bytes: Vec<u8> },
+    /// A datagram of a client whose allocation is that worker's. The route is good on every worker, as all have the
+    /// same listeners in the same order.
+    Client { client: FiveTuple, route: Route, tos: u8, bytes: Vec<u8> },
 }
 
 /// One worker's ends of the rings.
 #[derive(Debug)]
 pub struct Neighbours {
-    outgoing: Vec<Option<(Producer<Packet>, Arc<WakeOnce>)>>,
+    outgoing: Vec<Option<(Producer<Packet>, WorkerHandle)>>,
     incoming: Vec<Consumer<Packet>>,
     to_wake: Vec<bool>,
 }
 
 impl Neighbours {
-    /// The ends for every worker, in their order; `wakers` wakes each of them.
-    pub fn mesh(wakers: &[Arc<WakeOnce>]) -> Vec<Self> {
-        let count = wakers.len();
+    /// The ends for every worker, in the order of their handles.
+    pub fn mesh(handles: &[WorkerHandle]) -> Vec<Self> {
+        let count = handles.len();
         let mut all: Vec<Self> = (0..count)
             .map(|_| Self {
                 outgoing: (0..count).map(|_| None).collect(),
@@ -41,7 +42,7 @@ impl Neighbours {
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
                 let (producer, consumer) = RingBuffer::new(RING_CAPACITY);
-                all[from].outgoing[to] = Some((producer, Arc::clone(&wakers[to])));
+                all[from].outgoing[to] = Some((producer, handles[to].clone()));
                 all[to].incoming.push(consumer);
             }
         }
@@ -55,13 +56,20 @@ impl Neighbours {
         producer.push(packet).is_ok()
     }
 
+    /// Gives a stream to another worker for good. A stream that nobody takes is closed.
+    pub(super) fn move_stream(&self, worker: usize, connection: Connection) {
+        if let Some(Some((_, handle))) = self.outgoing.get(worker) {
+            handle.tell(Command::Adopt(Box::new(connection)));
+        }
+    }
+
     /// Wakes the workers that were passed something since the last call.
     pub(super) fn wake(&mut self) {
         for (to_wake, outgoing) in self.to_wake.iter_mut().zip(&self.outgoing) {
             if std::mem::take(to_wake)
-                && let Some((_, waker)) = outgoing
+                && let Some((_, handle)) = outgoing
             {
-                waker.wake();
+                handle.wake();
             }
         }
     }

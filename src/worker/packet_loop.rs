@@ -20,6 +20,7 @@ use super::statistics::Statistics;
 use crate::address::RelayedAddr;
 use crate::net::datagrams::{Arrival, Datagrams, Role, SocketKey};
 use crate::net::poll::{Event, Events, Interest, sleep_precisely};
+use crate::net::stream::{Connection, QueueLimits};
 use crate::turn::{Now, RelayId, Server};
 
 /// Events fetched by one wait.
@@ -207,7 +208,10 @@ impl<D: Datagrams> Worker<D> {
     fn handle_commands(&mut self, now: Now) -> Turn {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Serve(established) => self.add_stream(now, *established),
+                Command::Serve(established) => {
+                    self.add_stream(now, Connection::new(*established, QueueLimits::default()));
+                }
+                Command::Adopt(connection) => self.add_stream(now, *connection),
                 Command::Replace(policy) => self.server.replace_policy(policy),
                 Command::Report(to) => {
                     // Whoever asked may have given up.

@@ -6,12 +6,11 @@ use super::deadlines::{Found, IDLE_DEADLINE};
 use super::packet_loop::Worker;
 use super::routes::{ConnectionId, Socket, Way};
 use super::udp::Body;
-use crate::net::accept::Established;
 use crate::net::datagrams::Datagrams;
 use crate::net::poll::{Event, Interest};
-use crate::net::stream::{Connection, Fill, QueueLimits};
+use crate::net::stream::{Connection, Fill};
 use crate::stun::framing::frame_len;
-use crate::turn::Now;
+use crate::turn::{Forward, Now, WorkerId};
 
 /// Bytes read from one stream before the others have their turn.
 const READ_BUDGET: usize = 64 * 1024;
@@ -21,14 +20,16 @@ const READ_BUDGET: usize = 64 * 1024;
 enum Framing {
     /// Nothing, or the beginning of a message.
     WantsMore,
+    /// A message, and maybe more, for an allocation of another worker.
+    Elsewhere(WorkerId),
     /// Bytes of which nobody knows where the next message begins.
     Lost,
 }
 
 impl<D: Datagrams> Worker<D> {
-    /// Takes an established stream over.
-    pub(super) fn add_stream(&mut self, now: Now, established: Established) {
-        let id = self.streams.insert(Connection::new(established, QueueLimits::default()));
+    /// Takes a stream over, established just now or another worker's.
+    pub(super) fn add_stream(&mut self, now: Now, connection: Connection) {
+        let id = self.streams.insert(connection);
         let Some((stream, _)) = self.streams.get_mut(id) else { return };
         let token = Socket::Connection(id).token();
         if let Err(error) = self.datagrams.poll().add(&stream.connection, token, Interest::Both, true) {
@@ -37,7 +38,7 @@ impl<D: Datagrams> Worker<D> {
             return;
         }
         self.deadlines.add(now.instant, id);
-        // The handshake may have read the first message along.
+        // The handshake or another worker may have read the first message along.
         self.read_stream(now, id, false);
     }
 
@@ -64,6 +65,7 @@ impl<D: Datagrams> Worker<D> {
         match (filled, framing) {
             (Ok(Fill::Drained), Framing::WantsMore) => {}
             (Ok(Fill::Budget | Fill::Full), Framing::WantsMore) => self.unfinished.push_back((id, hang_up)),
+            (Ok(_), Framing::Elsewhere(worker)) => self.hand_stream_over(id, worker),
             (Ok(_), Framing::Lost) => {
                 self.statistics.stream_garbage += 1;
                 self.close_stream(now, id);
@@ -101,8 +103,10 @@ impl<D: Datagrams> Worker<D> {
             };
             let message = &bytes[..len];
             heard_at = Some(now.instant);
-            if let Some(forward) = self.server.handle_client(now, &client, route, message) {
-                self.forward(now, forward, Body::Bytes(message), 0);
+            match self.server.handle_client(now, &client, route, message) {
+                Some(Forward::Elsewhere { worker, .. }) => break Framing::Elsewhere(worker),
+                Some(forward) => self.forward(now, forward, Body::Bytes(message), 0),
+                None => {}
             }
             self.carry_out_effects(now);
             self.packets += 1;
@@ -135,6 +139,14 @@ impl<D: Datagrams> Worker<D> {
             }
             self.deadlines.settle(now.instant, id, found);
         }
+    }
+
+    /// Gives a stream with everything unread and unwritten to the worker of its client's allocation.
+    fn hand_stream_over(&mut self, id: ConnectionId, worker: WorkerId) {
+        let Some(stream) = self.streams.remove(id) else { return };
+        // A stream that is watched no more is not heard of here, whatever its new worker does with it.
+        let _ = self.datagrams.poll().remove(&stream.connection);
+        self.neighbours.move_stream(usize::from(worker.0), stream.connection);
     }
 
     /// Ends a stream, and the allocation that it owns.

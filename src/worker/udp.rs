@@ -1,6 +1,7 @@
 //! Datagrams: from clients, from peers, and to both. Hot.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::ops::Range;
 
 use super::connections::Message;
 use super::neighbours::Packet;
@@ -12,7 +13,7 @@ use crate::net::error_queue::read_error_queue;
 use crate::net::socket::set_dont_fragment;
 use crate::net::stream::Class;
 use crate::net::udp::HEADROOM;
-use crate::turn::{Forward, IcmpError, Now, RelayId};
+use crate::turn::{Forward, IcmpError, Now, RelayId, WorkerId};
 
 /// Packets taken from other workers in one turn.
 const NEIGHBOUR_BATCH: usize = 256;
@@ -44,9 +45,8 @@ impl<D: Datagrams> Worker<D> {
         let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
         if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
             self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
-        } else {
-            self.carry_out_effects(now);
         }
+        self.carry_out_effects(now);
     }
 
     /// A datagram from a peer.
@@ -75,16 +75,26 @@ impl<D: Datagrams> Worker<D> {
         self.carry_out_effects(now);
     }
 
-    /// Takes what other workers' clients sent to relayed addresses of this one.
+    /// Takes what other workers have for relayed addresses and clients of this one.
     pub(super) fn handle_neighbours(&mut self, now: Now) {
         self.more_from_neighbours = true;
         for _ in 0..NEIGHBOUR_BATCH {
-            let Some(Packet { relay, from, bytes }) = self.neighbours.next() else {
-                self.more_from_neighbours = false;
-                break;
-            };
-            if let Some(forward) = self.server.handle_neighbour(now, relay, from, bytes.len()) {
-                self.forward(now, forward, Body::Bytes(&bytes), 0);
+            match self.neighbours.next() {
+                None => {
+                    self.more_from_neighbours = false;
+                    break;
+                }
+                Some(Packet::Data { relay, from, bytes }) => {
+                    if let Some(forward) = self.server.handle_neighbour(now, relay, from, bytes.len()) {
+                        self.forward(now, forward, Body::Bytes(&bytes), 0);
+                    }
+                }
+                Some(Packet::Client { client, route, tos, bytes }) => {
+                    if let Some(forward) = self.server.handle_client(now, &client, route, &bytes) {
+                        self.forward(now, forward, Body::Bytes(&bytes), tos);
+                    }
+                    self.carry_out_effects(now);
+                }
             }
         }
     }
@@ -137,14 +147,26 @@ impl<D: Datagrams> Worker<D> {
                 }
             }
             Forward::ToWorker { worker, relay, from, payload } => {
-                let bytes = match body {
-                    Body::Slot(slot) => self.datagrams.datagram(slot)[payload].to_vec(),
-                    Body::Bytes(bytes) => bytes[payload].to_vec(),
-                };
-                let passed = self.neighbours.pass(usize::from(worker.0), Packet { relay, from, bytes });
-                self.statistics.ring_full += u64::from(!passed);
+                let bytes = self.copy(body, payload);
+                self.pass(worker, Packet::Data { relay, from, bytes });
+            }
+            Forward::Elsewhere { worker, client, route, message } => {
+                let bytes = self.copy(body, message);
+                self.pass(worker, Packet::Client { client, route, tos, bytes });
             }
         }
+    }
+
+    fn copy(&self, body: Body<'_>, range: Range<usize>) -> Vec<u8> {
+        match body {
+            Body::Slot(slot) => self.datagrams.datagram(slot)[range].to_vec(),
+            Body::Bytes(bytes) => bytes[range].to_vec(),
+        }
+    }
+
+    fn pass(&mut self, worker: WorkerId, packet: Packet) {
+        let passed = self.neighbours.pass(usize::from(worker.0), packet);
+        self.statistics.ring_full += u64::from(!passed);
     }
 
     /// The way to a UDP client; a listener that has one address alone need not be told which to send from.
@@ -154,8 +176,8 @@ impl<D: Datagrams> Worker<D> {
         Some(Destination { socket: listener.key, to: client_socket(client, scope), source, tos })
     }
 
-    /// The listener that sends from `server`: the one that was asked, or this worker's socket of another one's group when
-    /// an answer leaves from an alternate address (RFC 5780 section 6.1).
+    /// The listener that sends from `server`: the one that was asked, or this worker's socket of another one's group
+    /// when an answer leaves from an alternate address (RFC 5780 section 6.1).
     pub(super) fn listener_at(&self, asked: u16, server: ServerAddr) -> Option<u16> {
         let sends_from = |listener: &Listener| {
             let (own, server) = (listener.address, server.socket_addr());

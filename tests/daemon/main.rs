@@ -19,6 +19,7 @@ mod first_run;
 mod lifetimes;
 mod listeners;
 mod metrics;
+mod mobility;
 #[cfg(feature = "probe")]
 mod probe;
 mod relaying;

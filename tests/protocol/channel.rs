@@ -17,6 +17,7 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
         | Effect::OpenRelay { .. }
         | Effect::CloseRelay { .. }
         | Effect::CloseHeld { .. }
+        | Effect::ClientMoved { .. }
         | Effect::AllocationEnded(_) => None,
     };
     world.events.iter().filter_map(event).collect()

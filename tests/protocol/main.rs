@@ -15,6 +15,8 @@ mod dual;
 mod icmp;
 mod lifecycle;
 mod messages;
+mod mobility;
+mod mobility_tickets;
 mod model;
 mod nat_behavior;
 mod neighbours;

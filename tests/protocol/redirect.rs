@@ -22,7 +22,8 @@ fn redirecting(alternates: Alternates, domain: Option<&str>) -> World {
     })
 }
 
-/// The values of ALTERNATE-SERVER, in their order: "encoded in the same way as MAPPED-ADDRESS" (RFC 8489 section 14.15).
+/// The values of ALTERNATE-SERVER, in their order: "encoded in the same way as MAPPED-ADDRESS" (RFC 8489 section
+/// 14.15).
 fn alternates(reply: &Reply) -> Vec<SocketAddr> {
     let message = reply.message();
     let attributes = message.attributes().filter(|it| it.kind == AttributeType::ALTERNATE_SERVER);
@@ -39,10 +40,10 @@ fn alternates(reply: &Reply) -> Vec<SocketAddr> {
 
 #[test]
 fn a_new_allocation_is_redirected_to_an_address_of_the_clients_family_first() {
-    // RFC 8489 section 10: "The server MUST include at least one ALTERNATE-SERVER attribute in the error response, which MUST
-    // contain an IP address of the same address family as the source IP address of the request message. The server SHOULD
-    // include an additional ALTERNATE-SERVER attribute, after the mandatory one, that contains an IP address of the address
-    // family other than the source IP address of the request message."
+    // RFC 8489 section 10: "The server MUST include at least one ALTERNATE-SERVER attribute in the error response,
+    // which MUST contain an IP address of the same address family as the source IP address of the request message. The
+    // server SHOULD include an additional ALTERNATE-SERVER attribute, after the mandatory one, that contains an IP
+    // address of the address family other than the source IP address of the request message."
     let mut world = redirecting(to(Some(V4), Some(V6)), None);
     for (client, expected) in
         [("198.51.100.1:1000", [addr(V4), addr(V6)]), ("[2001:db8:1::1]:1000", [addr(V6), addr(V4)])]
@@ -68,8 +69,8 @@ fn without_a_server_of_the_clients_family_the_client_is_refused_with_508() {
 
 #[test]
 fn each_transport_has_a_server_of_its_own() {
-    // "reattempts the request with the server specified in the attribute, using the same transport protocol used for the
-    // previous request."
+    // "reattempts the request with the server specified in the attribute, using the same transport protocol used for
+    // the previous request."
     let mut world = World::with(|setup| {
         let of = |port: u16| to(Some(&format!("203.0.113.7:{port}")), None);
         setup.turn.redirect = Some(Redirect { udp: of(1), tcp: of(2), tls: of(3), domain: None });
@@ -82,9 +83,9 @@ fn each_transport_has_a_server_of_its_own() {
 
 #[test]
 fn the_domain_is_told_over_tls_alone() {
-    // "If the transaction uses TLS or DTLS, if the transaction is authenticated by a MESSAGE-INTEGRITY-SHA256 attribute, and if
-    // the server wants to redirect to a server that uses a different certificate, then it MUST include an ALTERNATE-DOMAIN
-    // attribute containing the name inside the subjectAltName of that certificate."
+    // "If the transaction uses TLS or DTLS, if the transaction is authenticated by a MESSAGE-INTEGRITY-SHA256
+    // attribute, and if the server wants to redirect to a server that uses a different certificate, then it MUST
+    // include an ALTERNATE-DOMAIN attribute containing the name inside the subjectAltName of that certificate."
     let mut world = redirecting(to(Some(V4), Some(V6)), Some("turn2.example.org"));
     let domain = |world: &mut World, client: Client| {
         let reply = { client }.allocate(world);

@@ -39,8 +39,8 @@ impl Token {
     fn seal(&self) -> Vec<u8> {
         let mut block = (self.mac_key.len() as u16).to_be_bytes().to_vec();
         block.extend(&self.mac_key);
-        // "the integer number of seconds is contained in the first 48 bits of the field, and the remaining 16 bits indicate the
-        // number of 1/64000 fractions of a second"
+        // "the integer number of seconds is contained in the first 48 bits of the field, and the remaining 16 bits
+        // indicate the number of 1/64000 fractions of a second"
         block.extend((self.timestamp << 16 | 32_000).to_be_bytes());
         block.extend(self.lifetime.to_be_bytes());
         let algorithm = match self.algorithm {
@@ -153,9 +153,9 @@ const CLIENT: &str = "198.51.100.1:1000";
 
 #[test]
 fn the_challenge_names_the_server_that_tokens_are_made_for() {
-    // RFC 7635 section 4: "The STUN server also includes the additional STUN attribute THIRD-PARTY-AUTHORIZATION, which signals
-    // the STUN client that the STUN server supports third-party authorization." Section 6.1: "This attribute value contains the
-    // STUN server name."
+    // RFC 7635 section 4: "The STUN server also includes the additional STUN attribute THIRD-PARTY-AUTHORIZATION, which
+    // signals the STUN client that the STUN server supports third-party authorization." Section 6.1: "This attribute
+    // value contains the STUN server name."
     let mut world = world();
     let name = |reply: &Reply| reply.value(AttributeType::THIRD_PARTY_AUTHORIZATION);
     for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
@@ -175,7 +175,8 @@ fn a_token_allocates_and_its_session_key_signs_everything() {
     let mut bearer = Bearer::new(&mut world, CLIENT, &Token::new(UNIX_START, 3600));
     let reply = bearer.allocate(&mut world);
     assert_eq!((reply.result(), reply.signed()), (Ok(()), Signed::Sha1));
-    // RFC 7635 section 9: "The TURN client MUST include the ACCESS-TOKEN attribute only in Allocate and Refresh requests."
+    // RFC 7635 section 9: "The TURN client MUST include the ACCESS-TOKEN attribute only in Allocate and Refresh
+    // requests."
     let permitted = bearer.permit(&mut world);
     assert_eq!((permitted.result(), permitted.signed()), (Ok(()), Signed::Sha1));
     assert!(world.peer_sends(PEER, reply.relay(), b"data"));
@@ -188,8 +189,8 @@ fn a_token_allocates_and_its_session_key_signs_everything() {
 
 #[test]
 fn both_algorithms_and_both_lengths_of_session_keys_are_taken() {
-    // RFC 7635 section 4.1.1: "A STUN server and authorization server implementation MUST support A256GCM"; section 6.2: "The
-    // key length of 160 bits MUST be supported".
+    // RFC 7635 section 4.1.1: "A STUN server and authorization server implementation MUST support A256GCM"; section
+    // 6.2: "The key length of 160 bits MUST be supported".
     let keys = vec![key("a256", AeadAlgorithm::A256Gcm), key("a128", AeadAlgorithm::A128Gcm)];
     let mut world = world_with(keys);
     let mut port = 1000;
@@ -207,8 +208,8 @@ fn both_algorithms_and_both_lengths_of_session_keys_are_taken() {
 
 #[test]
 fn the_token_may_come_as_the_client_got_it() {
-    // RFC 7635 section 6.2: "The entire token [..] is base64 encoded [..], and the resulting access token is signaled to the
-    // client."
+    // RFC 7635 section 6.2: "The entire token [..] is base64 encoded [..], and the resulting access token is signaled
+    // to the client."
     let mut world = world();
     let mut bearer = Bearer::new(&mut world, CLIENT, &Token::new(UNIX_START, 3600));
     bearer.token = bearer.token.map(|token| STANDARD.encode(token).into_bytes());
@@ -217,8 +218,8 @@ fn the_token_may_come_as_the_client_got_it() {
 
 #[test]
 fn what_cannot_be_decrypted_is_rejected_with_401_and_a_challenge() {
-    // RFC 7635 section 7: "If the authenticated decrypt operation returns FAIL, then the STUN server rejects the request with an
-    // error response 401 (Unauthorized)."
+    // RFC 7635 section 7: "If the authenticated decrypt operation returns FAIL, then the STUN server rejects the
+    // request with an error response 401 (Unauthorized)."
     let mut world = world();
     let token = Token::new(UNIX_START, 3600);
     let mut bearer = Bearer::new(&mut world, CLIENT, &token);
@@ -242,8 +243,8 @@ fn what_cannot_be_decrypted_is_rejected_with_401_and_a_challenge() {
 
 #[test]
 fn integrity_by_another_key_is_rejected_with_401() {
-    // "if the resulting value does not match the contents of the MESSAGE-INTEGRITY attribute, then it rejects the request with
-    // an error response 401 (Unauthorized)."
+    // "if the resulting value does not match the contents of the MESSAGE-INTEGRITY attribute, then it rejects the
+    // request with an error response 401 (Unauthorized)."
     let mut world = world();
     let mut bearer = Bearer::new(&mut world, CLIENT, &Token::new(UNIX_START, 3600));
     bearer.mac_key = IntegrityKey::new(&[1; 20]).unwrap();
@@ -272,8 +273,8 @@ fn the_checks_of_the_long_term_mechanism_are_made_as_well() {
 
 #[test]
 fn a_token_is_accepted_within_its_time_and_delta() {
-    // "lifetime + Delta > abs(RDnew - TS). The RECOMMENDED value for the allowed Delta is 5 seconds. If the timestamp is NOT
-    // within the boundaries, then the STUN server discards the request with error response 401 (Unauthorized)."
+    // "lifetime + Delta > abs(RDnew - TS). The RECOMMENDED value for the allowed Delta is 5 seconds. If the timestamp
+    // is NOT within the boundaries, then the STUN server discards the request with error response 401 (Unauthorized)."
     for (timestamp, lifetime, expected) in [
         (UNIX_START - 604, 600, Ok(())),
         (UNIX_START - 605, 600, Err(401)),
@@ -292,9 +293,9 @@ fn a_token_is_accepted_within_its_time_and_delta() {
 
 #[test]
 fn lifetimes_are_never_longer_than_the_tokens() {
-    // RFC 7635 section 9: "The lifetime provided by the TURN server in the Allocate and Refresh responses MUST be less than or
-    // equal to the lifetime of the token. It is RECOMMENDED that the TURN server calculate the maximum allowed lifetime value
-    // using the formula: lifetime + Delta - abs(RDnew - TS)".
+    // RFC 7635 section 9: "The lifetime provided by the TURN server in the Allocate and Refresh responses MUST be less
+    // than or equal to the lifetime of the token. It is RECOMMENDED that the TURN server calculate the maximum allowed
+    // lifetime value using the formula: lifetime + Delta - abs(RDnew - TS)".
     let mut world = world();
     let mut bearer = Bearer::new(&mut world, CLIENT, &Token::new(UNIX_START, 300));
     assert_eq!(bearer.allocate(&mut world).lifetime(), 300, "below the default");
@@ -327,9 +328,9 @@ fn an_expired_token_is_rejected_with_401_also_in_refresh() {
 
 #[test]
 fn a_new_token_refreshes_the_allocation_and_takes_over() {
-    // RFC 7635 section 9: "If the access token expires, then the client MUST obtain a new token from the authorization server
-    // and use it for new allocations. The client MUST use the new token to refresh existing allocations. This way, the client
-    // has to maintain only one token per TURN server."
+    // RFC 7635 section 9: "If the access token expires, then the client MUST obtain a new token from the authorization
+    // server and use it for new allocations. The client MUST use the new token to refresh existing allocations. This
+    // way, the client has to maintain only one token per TURN server."
     let mut world = world_with(vec![key(KID, AeadAlgorithm::A256Gcm), key("next", AeadAlgorithm::A256Gcm)]);
     let mut bearer = Bearer::new(&mut world, CLIENT, &Token::new(UNIX_START, 600));
     bearer.allocate(&mut world).relay();
@@ -391,8 +392,8 @@ fn keys_are_good_in_their_time() {
 
 #[test]
 fn an_unexpected_token_is_rejected_with_420() {
-    // RFC 7635 section 7: "If a STUN server receives an ACCESS-TOKEN attribute unexpectedly (because it had not previously sent
-    // out a THIRD-PARTY-AUTHORIZATION), it will respond with an error code of 420 (Unknown Attribute)".
+    // RFC 7635 section 7: "If a STUN server receives an ACCESS-TOKEN attribute unexpectedly (because it had not
+    // previously sent out a THIRD-PARTY-AUTHORIZATION), it will respond with an error code of 420 (Unknown Attribute)".
     let mut world = World::new();
     let mut bearer = Bearer::new(&mut world, CLIENT, &Token::new(UNIX_START, 600));
     let reply = bearer.allocate(&mut world);
@@ -404,8 +405,8 @@ fn an_unexpected_token_is_rejected_with_420() {
 
 #[test]
 fn passwords_go_on_beside_tokens() {
-    // RFC 7635 section 6.1: "If the client does not support or is not capable of doing third-party authorization, then it
-    // defaults to first-party authentication."
+    // RFC 7635 section 6.1: "If the client does not support or is not capable of doing third-party authorization, then
+    // it defaults to first-party authentication."
     let mut world = world();
     assert_eq!(Client::new(CLIENT).allocate(&mut world).result(), Ok(()));
     let mut sha256 = Client::over("198.51.100.1:1001", Transport::Tcp).sha256();

@@ -30,6 +30,8 @@ struct Wanted {
     /// EVEN-PORT with its R bit.
     even_port: Option<bool>,
     token: Option<Token>,
+    /// The client asks for a ticket.
+    mobile: bool,
 }
 
 /// What an Allocate has taken: ports, and places in the quotas for the allocation and for a reservation.
@@ -57,6 +59,7 @@ impl Server {
             waiting: addresses.iter().flatten().count() as u8,
             attempts: 0,
             even_port: wanted.even_port,
+            mobile: wanted.mobile,
             lifetime,
             source,
             reservation_quota,
@@ -150,7 +153,19 @@ impl Server {
         if is_tunnel(request.envelope.client.client.ip()) {
             return Err(ErrorCode::Forbidden.into());
         }
-        Ok(Wanted { family, additional: additional.is_some(), even_port, token })
+        let mobile = self.wants_ticket(message)?;
+        Ok(Wanted { family, additional: additional.is_some(), even_port, token, mobile })
+    }
+
+    /// RFC 8016 section 3.1.2: "If the MOBILITY-TICKET attribute is included, and has a length of zero, but TURN
+    /// session mobility is forbidden by local policy, the server will reject the request with the new error code 405".
+    fn wants_ticket(&self, message: &Message<'_>) -> Result<bool, Rejection> {
+        match message.attribute(AttributeType::MOBILITY_TICKET) {
+            None => Ok(false),
+            Some(ticket) if !ticket.value.is_empty() => Err(ErrorCode::BadRequest.into()),
+            Some(_) if self.settings.mobility => Ok(true),
+            Some(_) => Err(ErrorCode::MobilityForbidden.into()),
+        }
     }
 
     /// Takes places and ports; what was taken is given back with the claim.
@@ -283,6 +298,9 @@ impl Server {
             self.shared.ports.publish(relay.address, self.worker, relay_id);
         }
         self.rearm(id);
+        if opening.mobile {
+            self.issue_ticket(id);
+        }
         self.answer_allocate(&opening.envelope, id, now);
     }
 
@@ -293,6 +311,7 @@ impl Server {
         let created = allocation.created;
         let relays = [Family::V4, Family::V6]
             .map(|family| allocation.relays.get(family).map(|relay| self.shared.ports.public(relay.address)));
+        let ticket = allocation.mobility.as_ref().map(|mobility| *mobility.ticket());
         let mapped: SocketAddr = envelope.client.client.socket_addr();
         self.succeed(envelope, |builder| {
             for relayed in relays.into_iter().flatten() {
@@ -302,6 +321,9 @@ impl Server {
             builder.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
             if let Some(token) = created.reservation {
                 builder.attribute(AttributeType::RESERVATION_TOKEN, &token);
+            }
+            if let Some(ticket) = ticket {
+                builder.attribute(AttributeType::MOBILITY_TICKET, &ticket);
             }
             if let Some((family, code)) = created.address_error {
                 builder.address_error_code(family_code(family), code);

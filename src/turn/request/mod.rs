@@ -63,6 +63,9 @@ impl Server {
             }
             Err(error) => return dropped(DropReason::Malformed(error)),
         };
+        if let Some(worker) = self.ticket_elsewhere(client, &message) {
+            return Ok(Self::hand_over(worker, client, route, bytes.len()));
+        }
         match (message.class(), message.method()) {
             (Class::Indication, Method::Send) => self.send_indication(now, client, &message).map_err(Outcome::Dropped),
             (Class::Indication, Method::Binding) => Err(Outcome::Keepalive),
@@ -84,7 +87,7 @@ impl Server {
     fn request(&mut self, now: Now, client: &FiveTuple, route: Route, message: Message<'_>) -> Outcome {
         let method = message.method();
         let mut envelope = Envelope::new(*client, route, &message);
-        let live = self.table.find(client).and_then(|id| self.table.get(id));
+        let live = self.subject(client, &message).and_then(|id| self.table.get(id));
         let mut held =
             live.filter(|allocation| allocation.lives(now.instant)).map(|allocation| &allocation.credentials);
         if held.is_none() && method == Method::Refresh {
@@ -148,8 +151,8 @@ impl Server {
         Outcome::Refused(envelope.method, code)
     }
 
-    /// Answers 420 when a request has comprehension-required attributes that are not known (RFC 8489 section 6.3.1), nor
-    /// understood by an extension that is on.
+    /// Answers 420 when a request has comprehension-required attributes that are not known (RFC 8489 section 6.3.1),
+    /// nor understood by an extension that is on.
     fn refuse_unknown_attributes(
         &mut self,
         envelope: &Envelope,

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::super::effect::EndReason;
+use super::super::ids::AllocationId;
+use super::super::mobility::Admission;
+use super::super::peer_policy::is_tunnel;
 use super::super::server::Server;
-use super::{Rejection, Request};
+use super::{Envelope, Rejection, Request};
 use crate::address::Family;
 use crate::stun::{AttributeType, ErrorCode};
 
@@ -16,9 +19,19 @@ impl Server {
             self.succeed(envelope, |builder| _ = builder.u32(AttributeType::LIFETIME, 0));
             return Ok(());
         }
-        let id = self.allocation_of(request)?;
-        let families = self.families_to_refresh(request)?;
+        let (id, moves) = match self.admission(request)? {
+            None => (self.allocation_of(request)?, false),
+            Some(Admission::Moves(id)) => (id, true),
+            Some(Admission::HasMoved(id, lifetime)) => {
+                self.answer_refresh(request, id, lifetime, true);
+                return Ok(());
+            }
+        };
+        let families = self.families_to_refresh(request, id)?;
         let lifetime = self.desired_lifetime(request)?;
+        if moves && !self.claim_client(&envelope.client) {
+            return Err(ErrorCode::AllocationMismatch.into());
+        }
         let now = request.now.instant;
         if lifetime.is_zero() {
             for family in families.into_iter().flatten() {
@@ -37,15 +50,45 @@ impl Server {
             }
             self.rearm(id);
         }
-        self.succeed(envelope, |builder| _ = builder.u32(AttributeType::LIFETIME, lifetime.as_secs() as u32));
+        if moves {
+            self.announce(id, (envelope.client, envelope.route), envelope.transaction, lifetime, now);
+        }
+        self.answer_refresh(request, id, lifetime, moves);
         Ok(())
     }
 
+    /// What the ticket of a request is good for, and whether the client may use it (RFC 8016 section 3.2.2).
+    fn admission(&self, request: &Request<'_>) -> Result<Option<Admission>, Rejection> {
+        let Some(ticket) = request.message.attribute(AttributeType::MOBILITY_TICKET) else { return Ok(None) };
+        let Envelope { client, transaction, .. } = &request.envelope;
+        let admission = self.admit(client, *transaction, ticket.value, request.now.instant)?;
+        let (Admission::Moves(id) | Admission::HasMoved(id, _)) = admission;
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        // "identify that it is the same user that had previously created the TURN allocation. If the above check is not
+        // successful, then the server MUST reject the request with a 441 (Wrong Credentials) error."
+        if !allocation.credentials.is_same_user(&request.credentials) {
+            return Err(ErrorCode::WrongCredentials.into());
+        }
+        if is_tunnel(client.client.ip()) {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        Ok(Some(admission))
+    }
+
+    /// The success response, with the new ticket of an allocation that moves.
+    fn answer_refresh(&mut self, request: &Request<'_>, id: AllocationId, lifetime: Duration, moves: bool) {
+        let mobility = self.table.get(id).and_then(|allocation| allocation.mobility.as_ref()).filter(|_| moves);
+        let ticket = mobility.map(|mobility| *mobility.ticket());
+        self.succeed(&request.envelope, |builder| {
+            builder.u32(AttributeType::LIFETIME, lifetime.as_secs() as u32);
+            if let Some(ticket) = ticket {
+                builder.attribute(AttributeType::MOBILITY_TICKET, &ticket);
+            }
+        });
+    }
+
     /// The halves that REQUESTED-ADDRESS-FAMILY names, else all; 443 for one that the allocation does not have.
-    fn families_to_refresh(&self, request: &Request<'_>) -> Result<[Option<Family>; 2], Rejection> {
-        let Some(id) = self.table.find(&request.envelope.client) else {
-            return Err(ErrorCode::AllocationMismatch.into());
-        };
+    fn families_to_refresh(&self, request: &Request<'_>, id: AllocationId) -> Result<[Option<Family>; 2], Rejection> {
         let now = request.now.instant;
         let has = |family| self.table.get(id).is_some_and(|allocation| allocation.relays_at(family, now));
         let Some(attribute) = request.message.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY) else {

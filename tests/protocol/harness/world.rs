@@ -97,6 +97,8 @@ pub(crate) struct World {
     pub(crate) attempts: Vec<RelayedAddr>,
     pub(crate) sockets: BTreeMap<RelayedAddr, (usize, RelayId)>,
     pub(crate) held: BTreeSet<RelayedAddr>,
+    /// Streams that have moved to another worker.
+    pub(crate) streams: HashMap<FiveTuple, usize>,
     inboxes: HashMap<FiveTuple, VecDeque<Vec<u8>>>,
     pub(crate) sent: VecDeque<Sent>,
     /// Channels and ends, in their order.
@@ -130,6 +132,7 @@ impl World {
             attempts: Vec::new(),
             sockets: BTreeMap::new(),
             held: BTreeSet::new(),
+            streams: HashMap::new(),
             inboxes: HashMap::new(),
             sent: VecDeque::new(),
             events: Vec::new(),
@@ -183,9 +186,19 @@ impl World {
 
     /// Bytes from a client to a worker, as they come from its listener.
     pub(crate) fn client_sends(&mut self, worker: usize, client: &FiveTuple, bytes: &[u8]) {
+        let worker = self.streams.get(client).copied().unwrap_or(worker);
         let now = self.now();
         self.asked = Some(route(client));
         let forward = self.workers[worker].handle_client(now, client, route(client), bytes);
+        if let Some(Forward::Elsewhere { worker: other, client: whose, route: way, message }) = &forward {
+            assert_ne!(usize::from(other.0), worker, "a worker hands nothing over to itself");
+            assert_eq!((whose, *way, message), (client, route(client), &(0..bytes.len())));
+            assert!(self.workers[worker].poll_effect().is_none(), "what is handed over has no effect here");
+            if client.transport.is_stream() {
+                self.streams.insert(*client, usize::from(other.0));
+            }
+            return self.client_sends(usize::from(other.0), client, bytes);
+        }
         self.forward(worker, forward, bytes);
         self.drain(worker);
     }
@@ -210,6 +223,7 @@ impl World {
     }
 
     pub(crate) fn client_closes(&mut self, worker: usize, client: &FiveTuple) {
+        let worker = self.streams.remove(client).unwrap_or(worker);
         self.workers[worker].handle_client_closed(client);
         self.drain(worker);
     }
@@ -282,6 +296,7 @@ impl World {
                 self.forward(other, forward, &payload);
                 self.drain(other);
             }
+            Forward::Elsewhere { .. } => panic!("only messages of clients are handed over"),
         }
     }
 
@@ -294,6 +309,7 @@ impl World {
                 Effect::Reply { .. }
                 | Effect::ChannelOpened { .. }
                 | Effect::ChannelClosed { .. }
+                | Effect::ClientMoved { .. }
                 | Effect::AllocationEnded(_) => false,
             };
             if waits {
@@ -324,9 +340,10 @@ impl World {
                 self.held.remove(&address);
                 self.workers[worker].handle_port_closed(address);
             }
-            event @ (Effect::ChannelOpened { .. } | Effect::ChannelClosed { .. } | Effect::AllocationEnded(_)) => {
-                self.events.push(event);
-            }
+            event @ (Effect::ChannelOpened { .. }
+            | Effect::ChannelClosed { .. }
+            | Effect::ClientMoved { .. }
+            | Effect::AllocationEnded(_)) => self.events.push(event),
         }
     }
 
@@ -367,6 +384,7 @@ pub(crate) fn assert_no_leak(world: &World) {
     assert_eq!(world.sockets.len(), 0, "relay sockets");
     assert_eq!(world.held.len(), 0, "held sockets");
     assert_eq!(world.shared.quotas.total(), 0, "quotas");
+    assert_eq!(world.shared.mobility.usage(), (0, 0), "tickets and 5-tuples that moved");
     for family in [Family::V4, Family::V6] {
         assert_eq!(world.shared.ports.usage(family).0, 0, "ports of {family:?}");
     }
