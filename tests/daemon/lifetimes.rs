@@ -27,7 +27,7 @@ fn an_allocation_that_is_not_refreshed_expires_and_its_port_is_closed() {
         // The 5-tuple is free again.
         client.allocate();
     }
-    assert!(ferryd.log().contains("reason=\"expired\""), "{}", ferryd.log());
+    wait_until("the record of the end", || ferryd.log().contains("reason=\"expired\""));
 }
 
 #[test]
