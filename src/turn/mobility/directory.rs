@@ -60,7 +60,7 @@ impl Directory {
         self.moved.store(clients.len(), Ordering::Release);
     }
 
-    /// Whether nobody has moved. [hot]
+    /// Whether nobody has moved. Hot.
     pub(super) fn is_still(&self) -> bool {
         self.moved.load(Ordering::Relaxed) == 0
     }

@@ -77,7 +77,7 @@ impl Allocation {
         self.mobility.as_ref().is_some_and(|mobility| mobility.away)
     }
 
-    /// Whether a 5-tuple is one that the client has announced and not used yet. [hot]
+    /// Whether a 5-tuple is one that the client has announced and not used yet. Hot.
     fn is_announced(&self, client: &FiveTuple) -> bool {
         let next = self.mobility.as_ref().and_then(|mobility| mobility.next);
         next.is_some_and(|next| next.client == *client)
@@ -211,7 +211,7 @@ impl Server {
         }
     }
 
-    /// Data has come from a 5-tuple: if it is the announced one, the allocation moves over. [hot]
+    /// Data has come from a 5-tuple: if it is the announced one, the allocation moves over. Hot.
     pub(super) fn client_speaks(&mut self, id: AllocationId, client: &FiveTuple) {
         if self.table.get(id).is_some_and(|allocation| allocation.is_announced(client)) {
             self.move_over(id);
