@@ -58,7 +58,9 @@ impl Quotas {
             }
         }
         let count = counts.prefixes.get(&prefix).copied().unwrap_or(0);
-        if full(limits.allocations_per_prefix, count, paid.is_some_and(|paid| paid.prefix == prefix)) {
+        // The host itself is nobody's prefix: probes, load tests and proxies on it share one address.
+        let of_others = !client.is_loopback();
+        if of_others && full(limits.allocations_per_prefix, count, paid.is_some_and(|paid| paid.prefix == prefix)) {
             return Err(QuotaReached::Prefix);
         }
         if full(limits.allocations_total, counts.total, paid.is_some()) {
@@ -148,6 +150,16 @@ mod tests {
         assert_eq!(quotas.total(), 2);
         drop((second, third));
         assert_eq!(quotas.total(), 0);
+    }
+
+    #[test]
+    fn loopback_is_nobodys_prefix() {
+        let quotas = Arc::new(Quotas::default());
+        let limits = Limits { allocations_total: 0, ..LIMITS };
+        let acquire = |ip: &str| quotas.acquire(&limits, None, ip.parse().unwrap(), None);
+        let guards: Vec<_> = (0..10).map(|_| acquire("127.0.0.1").unwrap()).collect();
+        assert_eq!(quotas.total(), 10);
+        drop(guards);
     }
 
     #[test]
