@@ -55,9 +55,13 @@ impl WakeOnce {
     }
 
     /// To be called before looking, so that nothing that comes afterwards is missed.
+    ///
+    /// In this order: a wake that comes in between finds the first one pending and writes nothing, and what it is about
+    /// is seen by the look that follows. The other way round its write would be drained while it stays pending, and
+    /// nobody could wake the worker again.
     pub(super) fn reset(&self) {
-        self.pending.store(false, Ordering::Release);
         let _ = self.waker.drain();
+        self.pending.swap(false, Ordering::AcqRel);
     }
 
     pub(super) fn waker(&self) -> &Waker {
@@ -90,5 +94,37 @@ impl WorkerHandle {
         let told = self.commands.send(command).is_ok();
         self.wake.wake();
         told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::net::poll::{Events, Interest, Poll, Token};
+
+    #[test]
+    fn no_wake_is_lost_while_another_is_being_looked_at() {
+        const WAKES: u64 = 100_000;
+        let (handle, commands, wake) = WorkerHandle::new().unwrap();
+        let poll = Poll::new().unwrap();
+        poll.add(wake.waker(), Token(0), Interest::Readable, false).unwrap();
+        let sender = std::thread::spawn(move || {
+            for wake in 0..WAKES {
+                handle.tell(Command::Stop);
+                // So that wakes fall into every moment of a look.
+                (0..wake % 997).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        let (mut events, mut seen) = (Events::with_capacity(1), 0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while seen < WAKES {
+            poll.wait(&mut events, Some(Duration::from_secs(5))).unwrap();
+            assert!(!events.is_empty() && Instant::now() < deadline, "{seen} of {WAKES}, and then no wake");
+            wake.reset();
+            seen += commands.try_iter().count() as u64;
+        }
+        sender.join().unwrap();
     }
 }
