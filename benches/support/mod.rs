@@ -123,7 +123,8 @@ impl Lab {
                 Effect::ChannelOpened { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
-                | Effect::AllocationEnded(_) => {}
+                | Effect::AllocationEnded(_)
+                | Effect::UserAttacked { .. } => {}
             }
         }
         (answer, opened)

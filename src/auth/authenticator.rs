@@ -197,6 +197,13 @@ impl Authenticator {
         Some(Credentials { username: Arc::from(prepared), kind: proven.kind, algorithm, key: proven.key })
     }
 
+    /// Whether a request carries a nonce that this client has been given and that has not expired: it has proved its
+    /// return path, if nothing else.
+    pub fn has_valid_nonce(&self, request: &Message<'_>, client: &FiveTuple, unix_seconds: u64) -> bool {
+        let nonce = request.attribute(AttributeType::NONCE);
+        nonce.is_some_and(|nonce| self.nonces.is_valid(nonce.value, client, unix_seconds))
+    }
+
     /// Whether ACCESS-TOKEN is known.
     pub fn takes_tokens(&self) -> bool {
         self.authorities.is_some()

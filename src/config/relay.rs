@@ -221,6 +221,10 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
     let allocations_per_user = count("allocations-per-user", turn.allocations_per_user, report);
     let allocations_total = count("allocations-total", turn.allocations_total, report);
     let allocations_per_prefix = count("allocations-per-prefix", turn.allocations_per_prefix, report);
+    let bindings_per_second = count("bindings-per-second", turn.bindings_per_second, report);
+    let challenges_per_second = count("challenges-per-second", turn.challenges_per_second, report);
+    let challenges_total_per_second = count("challenges-total-per-second", turn.challenges_total_per_second, report);
+    let failures_per_second = count("failures-per-second", turn.failures_per_second, report);
     let connections_per_source_max = count("connections-per-source", accept.connections_per_source_max, report);
     let connections_max = count("connections-total", accept.connections_max, report);
     let mut bound = |key, default: u16, report: &mut Report| {
@@ -237,6 +241,10 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
         allocations_per_prefix,
         permissions_per_allocation,
         channels_per_allocation,
+        bindings_per_second,
+        challenges_per_second,
+        challenges_total_per_second,
+        failures_per_second,
     };
     (turn, AcceptLimits { connections_per_source_max, connections_max, handshakes_max, ..accept })
 }

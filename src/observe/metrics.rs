@@ -66,6 +66,11 @@ impl Snapshot {
         let dropped = DropReason::ALL
             .map(|reason| ([("reason", reason.name())], self.sum(|worker| worker.counters.dropped(reason))));
         page.counters("dropped", "Datagrams and messages that nothing was sent for, by reason", dropped)?;
+        page.counter(
+            "credential_failures",
+            "Requests with a valid nonce and wrong credentials, answered or not",
+            self.sum(|worker| worker.counters.credential_failures),
+        )?;
         let families = [("ipv4", Family::V4), ("ipv6", Family::V6)];
         let usage = families.map(|(name, family)| ([("family", name)], self.shared.ports.usage(family)));
         page.gauges("relay_ports_used", "Relay ports in use", usage.map(|(labels, (used, _))| (labels, used as i64)))?;

@@ -68,6 +68,8 @@ pub enum Effect {
     ClientMoved { from: FiveTuple, to: FiveTuple, route: Route },
     /// An allocation has ended.
     AllocationEnded(Box<Ended>),
+    /// Somebody guesses this user's password: many wrong credentials within a minute. Told seldom, and nobody is locked.
+    UserAttacked { username: Box<str> },
 }
 
 /// Where the socket of a relayed address comes from.

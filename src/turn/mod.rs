@@ -4,9 +4,11 @@
 //! queue. Every datagram ends in exactly one [`Outcome`].
 
 mod allocation;
+mod buckets;
 pub mod effect;
 mod expiry;
 mod forward;
+mod guessing;
 pub mod ids;
 pub mod mobility;
 pub mod nat_behavior;
@@ -21,6 +23,7 @@ mod request;
 pub mod reservation;
 pub mod server;
 pub mod settings;
+mod strangers;
 mod table;
 #[cfg(test)]
 mod testing;

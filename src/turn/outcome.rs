@@ -59,11 +59,19 @@ pub enum DropReason {
     NoSourcePort,
     /// Data for a client whose connection is gone, and which may come back (RFC 8016).
     ClientAway,
+    /// More Binding requests than a source is answered.
+    BindingRate,
+    /// More requests without a valid nonce than a source is answered.
+    ChallengeRate,
+    /// More requests without a valid nonce than all sources together are answered.
+    ChallengeRateOfAll,
+    /// More wrong credentials than are answered.
+    FailureRate,
 }
 
 impl DropReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::UnknownProtocol,
         Self::Malformed(ParseError::NotStun),
         Self::Malformed(ParseError::Length),
@@ -85,6 +93,10 @@ impl DropReason {
         Self::IrrelevantIcmp,
         Self::NoSourcePort,
         Self::ClientAway,
+        Self::BindingRate,
+        Self::ChallengeRate,
+        Self::ChallengeRateOfAll,
+        Self::FailureRate,
     ];
 
     /// The name in metrics.
@@ -111,6 +123,10 @@ impl DropReason {
             Self::IrrelevantIcmp => "irrelevant_icmp",
             Self::NoSourcePort => "no_source_port",
             Self::ClientAway => "client_away",
+            Self::BindingRate => "binding_rate",
+            Self::ChallengeRate => "challenge_rate",
+            Self::ChallengeRateOfAll => "challenge_rate_of_all",
+            Self::FailureRate => "failure_rate",
         }
     }
 }
@@ -122,6 +138,8 @@ pub struct Counters {
     pub to_client: u64,
     pub to_worker: u64,
     pub keepalive: u64,
+    /// Wrong credentials with a valid nonce, answered or not.
+    pub credential_failures: u64,
     succeeded: [u64; Method::ALL.len()],
     refused: [[u64; ErrorCode::ALL.len()]; Method::ALL.len()],
     dropped: [u64; DropReason::ALL.len()],

@@ -112,13 +112,8 @@ pub(super) fn source_prefix(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        allocations_per_user: 2,
-        allocations_total: 4,
-        allocations_per_prefix: 3,
-        permissions_per_allocation: 1,
-        channels_per_allocation: 1,
-    };
+    const LIMITS: Limits =
+        Limits { allocations_per_user: 2, allocations_total: 4, allocations_per_prefix: 3, ..Limits::DEFAULT };
 
     #[test]
     fn each_quota_is_enforced_and_given_back() {

@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 use super::allocation::Allocation;
 use super::effect::{Effect, EndReason, Ended, Forward, OpenError};
 use super::expiry::Expiry;
+use super::guessing::Guessing;
 use super::ids::{AllocationId, RelayId, Route, WorkerId};
 use super::mobility::Directory;
 use super::outcome::{Counters, DropReason, Outcome};
@@ -21,6 +22,7 @@ use super::quota::Quotas;
 use super::released::Released;
 use super::reservation::{Reservations, Token, next_port};
 use super::settings::Settings;
+use super::strangers::Strangers;
 use super::table::Table;
 use crate::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use crate::auth::Authenticator;
@@ -40,6 +42,7 @@ pub struct Shared {
     pub quotas: Arc<Quotas>,
     pub reservations: Reservations,
     pub mobility: Directory,
+    pub(super) strangers: Strangers,
 }
 
 impl Shared {
@@ -49,6 +52,7 @@ impl Shared {
             quotas: Arc::new(Quotas::default()),
             reservations: Reservations::default(),
             mobility: Directory::default(),
+            strangers: Strangers::default(),
         }
     }
 }
@@ -82,6 +86,7 @@ pub struct Server {
     pub(super) released: Released,
     /// Reservations that this worker made, in the order of their expiry.
     pub(super) reserved: VecDeque<(Instant, Token)>,
+    pub(super) guessing: Guessing,
     counters: Counters,
 }
 
@@ -102,6 +107,7 @@ impl Server {
             effects: VecDeque::new(),
             replies: Vec::new(),
             reserved: VecDeque::new(),
+            guessing: Guessing::default(),
             counters: Counters::default(),
             rng,
             hasher,
@@ -227,6 +233,10 @@ impl Server {
 
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    pub(super) fn count_credential_failure(&mut self) {
+        self.counters.credential_failures += 1;
     }
 
     pub(super) fn count(&mut self, outcome: Outcome) {

@@ -117,16 +117,43 @@ pub struct Limits {
     pub permissions_per_allocation: u16,
     /// Channels of one allocation; refreshes are never counted.
     pub channels_per_allocation: u16,
+    /// Binding requests a second that one source (IPv4 /32, IPv6 /64) is answered over UDP. 0 is no limit.
+    ///
+    /// 10,000 clients behind one NAT that keep their mapping alive every 10 s are 1000 a second, and all of them at the
+    /// beginning of a meeting some 10,000. A forged source gets at most 20,000 x 60 bytes = 1.2 MB/s, of which the
+    /// forger has sent 80 %.
+    pub bindings_per_second: u32,
+    /// Requests without a valid nonce that one source is answered a second over UDP, those that are followed by an
+    /// authenticated Allocate not counted. 0 is no limit.
+    ///
+    /// So it bounds who never authenticates: probes, the misconfigured, and forged sources, which get at most 1000 x 112
+    /// bytes = 112 kB/s, twice of what the forger has sent.
+    pub challenges_per_second: u32,
+    /// The same for all sources together. 0 is no limit.
+    ///
+    /// A flood from forged sources, a new one for each request, costs the server an answer for 50,000 a second (about a
+    /// tenth of a core) and 5.6 MB/s at most.
+    pub challenges_total_per_second: u32,
+    /// Wrong credentials of one source and username that are answered a second. Right ones always are. 0 is no limit.
+    pub failures_per_second: u32,
+}
+
+impl Limits {
+    pub const DEFAULT: Self = Self {
+        allocations_per_user: 100,
+        allocations_total: 0,
+        allocations_per_prefix: 4000,
+        permissions_per_allocation: 1024,
+        channels_per_allocation: 1024,
+        bindings_per_second: 20_000,
+        challenges_per_second: 1000,
+        challenges_total_per_second: 50_000,
+        failures_per_second: 10,
+    };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            allocations_per_user: 100,
-            allocations_total: 0,
-            allocations_per_prefix: 4000,
-            permissions_per_allocation: 1024,
-            channels_per_allocation: 1024,
-        }
+        Self::DEFAULT
     }
 }

@@ -47,6 +47,12 @@ impl<D: Datagrams> Worker<D> {
                     debug!(from = %from.client, to = %to.client, transport = to.transport.name(), "client moved");
                 }
                 Effect::AllocationEnded(ended) => record(&ended),
+                Effect::UserAttacked { username } => {
+                    warn!(
+                        ?username,
+                        "many wrong passwords for this user; nobody is locked, ferryd answers fewer of them"
+                    );
+                }
             }
         }
     }

@@ -18,7 +18,8 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
         | Effect::CloseRelay { .. }
         | Effect::CloseHeld { .. }
         | Effect::ClientMoved { .. }
-        | Effect::AllocationEnded(_) => None,
+        | Effect::AllocationEnded(_)
+        | Effect::UserAttacked { .. } => None,
     };
     world.events.iter().filter_map(event).collect()
 }

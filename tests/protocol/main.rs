@@ -28,4 +28,5 @@ mod redirect;
 mod refresh;
 mod relay_sockets;
 mod reservation;
+mod strangers;
 mod third_party;

@@ -8,12 +8,13 @@ mod create_permission;
 mod nat_behavior;
 mod refresh;
 
-use super::effect::Forward;
+use super::effect::{Effect, Forward};
 use super::ids::{AllocationId, Route};
 use super::outcome::{DropReason, Outcome};
 use super::redirect::TryAlternate;
 use super::reply::Envelope;
 use super::server::{Now, Server};
+use super::strangers::TooMany;
 use crate::address::FiveTuple;
 use crate::auth::{AuthError, Credentials};
 use crate::stun::message::ParseError;
@@ -59,6 +60,9 @@ impl Server {
         let message = match Message::parse(bytes) {
             Ok(message) => message,
             Err(ParseError::NotStun) if self.settings.rfc3489 && classic::is_classic_transport(client.transport) => {
+                if !self.may_bind(now, client) {
+                    return dropped(DropReason::BindingRate);
+                }
                 return Err(self.classic(client, route, bytes));
             }
             Err(error) => return dropped(DropReason::Malformed(error)),
@@ -69,7 +73,10 @@ impl Server {
         match (message.class(), message.method()) {
             (Class::Indication, Method::Send) => self.send_indication(now, client, &message).map_err(Outcome::Dropped),
             (Class::Indication, Method::Binding) => Err(Outcome::Keepalive),
-            (Class::Request, Method::Binding) => Err(self.binding(client, route, &message)),
+            (Class::Request, Method::Binding) if self.may_bind(now, client) => {
+                Err(self.binding(client, route, &message))
+            }
+            (Class::Request, Method::Binding) => dropped(DropReason::BindingRate),
             (Class::Request, Method::Allocate | Method::Refresh | Method::CreatePermission | Method::ChannelBind) => {
                 Err(self.request(now, client, route, message))
             }
@@ -98,6 +105,10 @@ impl Server {
             Err(error) => return self.challenge(now, &envelope, &message, error),
         };
         envelope.sign(&authenticated);
+        if method == Method::Allocate && !client.transport.is_stream() {
+            let limits = &self.settings.limits;
+            self.shared.strangers.has_authenticated(now.instant, limits, client.client.ip());
+        }
         let request = Request { now, message, envelope, credentials: authenticated.credentials };
         let discovers = self.settings.nat_behavior.is_some();
         let takes_tokens = self.authenticator.takes_tokens();
@@ -133,8 +144,43 @@ impl Server {
         }
     }
 
+    /// Whether a Binding request is answered; on a stream and on the 5-tuple of an allocation always.
+    fn may_bind(&self, now: Now, client: &FiveTuple) -> bool {
+        client.transport.is_stream()
+            || self.shared.strangers.may_bind(now.instant, &self.settings.limits, client.client.ip())
+            || self.table.find(client).is_some()
+    }
+
+    /// Whether a request that did not authenticate is answered.
+    ///
+    /// Credentials are always judged before, so that right ones are never refused, whoever guesses beside them.
+    fn may_refuse(&mut self, now: Now, client: &FiveTuple, message: &Message<'_>) -> Result<(), DropReason> {
+        let (source, limits) = (client.client.ip(), &self.settings.limits);
+        if self.authenticator.has_valid_nonce(message, client, now.unix_seconds) {
+            let name = [AttributeType::USERNAME, AttributeType::USERHASH].map(|kind| message.attribute(kind));
+            let name = name.into_iter().flatten().next().map_or(&[][..], |attribute| attribute.value);
+            let answers = self.shared.strangers.may_be_refused(now.instant, limits, source, name);
+            self.count_credential_failure();
+            if self.guessing.count(now.instant, name) {
+                let username = String::from_utf8_lossy(name).into();
+                self.effects.push_back(Effect::UserAttacked { username });
+            }
+            return if answers { Ok(()) } else { Err(DropReason::FailureRate) };
+        }
+        if client.transport.is_stream() || self.table.find(client).is_some() {
+            return Ok(());
+        }
+        self.shared.strangers.may_be_challenged(now.instant, limits, source).map_err(|too_many| match too_many {
+            TooMany::OfSource => DropReason::ChallengeRate,
+            TooMany::OfAll => DropReason::ChallengeRateOfAll,
+        })
+    }
+
     /// Answers a request that did not authenticate.
     fn challenge(&mut self, now: Now, envelope: &Envelope, message: &Message<'_>, error: AuthError) -> Outcome {
+        if let Err(reason) = self.may_refuse(now, &envelope.client, message) {
+            return Outcome::Dropped(reason);
+        }
         let code = error.code();
         match error {
             AuthError::BadRequest => self.refuse(envelope, code, |_| {}),

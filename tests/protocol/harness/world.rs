@@ -310,7 +310,8 @@ impl World {
                 | Effect::ChannelOpened { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
-                | Effect::AllocationEnded(_) => false,
+                | Effect::AllocationEnded(_)
+                | Effect::UserAttacked { .. } => false,
             };
             if waits {
                 self.pending.push_back((worker, effect));
@@ -343,7 +344,8 @@ impl World {
             event @ (Effect::ChannelOpened { .. }
             | Effect::ChannelClosed { .. }
             | Effect::ClientMoved { .. }
-            | Effect::AllocationEnded(_)) => self.events.push(event),
+            | Effect::AllocationEnded(_)
+            | Effect::UserAttacked { .. }) => self.events.push(event),
         }
     }
 
