@@ -27,10 +27,10 @@ use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener, open_
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::observe::metrics::Snapshot;
 use crate::service_manager;
-use crate::turn::{PeerPolicy, Policy, Server, Shared, WorkerId};
+use crate::turn::{PeerPolicy, Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
 use crate::worker::settings::{Backend, ListenerKind};
-use crate::worker::{Clock, Command, HeldSockets, Parts, Report, Worker, WorkerHandle};
+use crate::worker::{Berth, Command, HeldSockets, Legacy, Past, Report, WorkerHandle};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -165,7 +165,7 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
 
 /// Every socket that clients reach, open before anything else happens.
 struct Sockets {
-    /// By worker, then by listener.
+    /// By worker, then by listener. They live as long as the daemon, whatever becomes of its workers.
     udp: Vec<Vec<UdpSocket>>,
     streams: Vec<(TcpListener, Accept)>,
     metrics: Option<TcpListener>,
@@ -236,13 +236,13 @@ impl Crew {
         for (index, (((handle, commands, wake), listeners), neighbours)) in
             mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
         {
-            let (id, now) = (WorkerId(index as u8), Clock.now().instant);
-            let server = Server::new(policy.clone(), Arc::clone(&shared), id, random_seed()?, now);
-            let parts =
-                Parts { settings: settings.worker, server, listeners, commands, wake, neighbours, held: held.clone() };
+            let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&shared), held.clone());
+            let berth = Berth { id, settings: settings.worker, shared, held, listeners };
+            let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
+            let notice = EndNotice(index, ended.clone());
             let thread = match backend {
-                Backend::IoUring => spawn(index, parts, RingDatagrams::new(), ended.clone())?,
-                Backend::Auto | Backend::Epoll => spawn(index, parts, EpollDatagrams::new(), ended.clone())?,
+                Backend::IoUring => spawn(berth, legacy, RingDatagrams::new, notice)?,
+                Backend::Auto | Backend::Epoll => spawn(berth, legacy, EpollDatagrams::new, notice)?,
             };
             crew.handles.push(handle);
             crew.threads.push(thread);
@@ -280,7 +280,7 @@ impl Crew {
             handle.tell(Command::Stop);
         }
         for thread in self.threads {
-            // A worker that has panicked has said so, and there is nothing left to wait for.
+            // What a worker has to say of its end it has logged.
             let _ = thread.join();
         }
     }
@@ -306,17 +306,17 @@ impl Drop for EndNotice {
 }
 
 fn spawn<D: Datagrams + Send + 'static>(
-    index: usize,
-    parts: Parts,
-    datagrams: io::Result<D>,
-    ended: mpsc::UnboundedSender<usize>,
+    berth: Berth,
+    legacy: Legacy,
+    open: impl Fn() -> io::Result<D> + Send + 'static,
+    notice: EndNotice,
 ) -> Result<JoinHandle<()>, Failure> {
-    let datagrams = datagrams.map_err(host("set the data path up; data-path.backend chooses another one"))?;
-    let worker = Worker::new(parts, datagrams).map_err(host("start a worker"))?;
-    let notice = EndNotice(index, ended);
+    let datagrams = open().map_err(host("set the data path up; data-path.backend chooses another one"))?;
+    let worker = berth.start(legacy, datagrams).map_err(host("start a worker"))?;
+    let index = notice.0;
     let body = move || {
         let _notice = notice;
-        if let Err(error) = worker.run() {
+        if let Err(error) = berth.serve(worker, open) {
             error!(worker = index, %error, "a worker ended");
         }
     };
@@ -337,12 +337,6 @@ fn backend(settings: &Settings) -> Backend {
     };
     info!(backend = ?chosen, "data path");
     chosen
-}
-
-fn random_seed() -> Result<[u8; 32], Failure> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(io::Error::other).map_err(host("read random bytes"))?;
-    Ok(seed)
 }
 
 fn worker_count(settings: &Settings) -> usize {

@@ -1,12 +1,14 @@
 //! The log: what is written, how, and where to.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt;
+use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 
-use tracing::{Event, Subscriber};
+use tracing::{Event, Subscriber, error};
 use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
@@ -82,12 +84,23 @@ enum Sink {
 /// The filter in use, for a level that changes while the daemon runs.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Begins to write events to standard error. Later calls change nothing.
+/// Begins to write events to standard error, panics among them. Later calls change nothing.
 pub fn start(settings: Settings) {
     let (subscriber, filter) = subscriber(settings, sink(), std::io::stderr);
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
         let _ = FILTER.set(filter);
+        std::panic::set_hook(Box::new(write_panic));
     }
+}
+
+/// Writes a panic as one event, with a backtrace where `RUST_BACKTRACE` asks for one.
+fn write_panic(panic: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let place = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    let words = panic.payload_as_str().unwrap_or_default();
+    error!(thread = thread.name(), place, words, backtrace, "panic");
 }
 
 /// Writes events of this level and above from now on, once the log has started.
@@ -212,6 +225,29 @@ mod tests {
             (&"stopped".into(), &3478.into(), &"ERROR".into())
         );
         assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn a_panic_is_one_event_with_its_place() {
+        let buffer = Buffer::default();
+        let make = buffer.clone();
+        let settings = Settings { level: Level::Error, format: Format::Json };
+        tracing::subscriber::with_default(subscriber(settings, Sink::Other, move || make.clone()).0, || {
+            let before = std::panic::take_hook();
+            let this = std::thread::current().id();
+            std::panic::set_hook(Box::new(move |panic| {
+                // Other tests may panic meanwhile.
+                if std::thread::current().id() == this {
+                    write_panic(panic);
+                }
+            }));
+            std::panic::catch_unwind(|| panic!("a fault for the test")).unwrap_err();
+            std::panic::set_hook(before);
+        });
+        let bytes = buffer.0.lock().unwrap().clone();
+        let line: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!((&line["message"], &line["words"]), (&"panic".into(), &"a fault for the test".into()));
+        assert!(line["place"].as_str().unwrap().contains("src/observe/logs.rs:"), "{line}");
     }
 
     #[test]

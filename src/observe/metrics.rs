@@ -51,6 +51,8 @@ impl Snapshot {
 
     fn relay(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge("allocations", "Live allocations", self.sum(|worker| worker.allocations as u64))?;
+        let restarts = self.sum(|worker| worker.statistics.restarts);
+        page.counter("worker_restarts", "Workers that another has taken over from after a failure", restarts)?;
         page.gauge("connections", "Streams that workers serve", self.sum(|worker| worker.connections as u64))?;
         let directions = [
             ("to_peer", self.sum(|worker| worker.counters.to_peer)),

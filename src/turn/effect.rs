@@ -111,6 +111,8 @@ pub enum EndReason {
     ClientClosed,
     /// The operator or a limit ended it.
     Evicted,
+    /// Its worker has failed.
+    WorkerFailed,
 }
 
 impl EndReason {
@@ -121,6 +123,7 @@ impl EndReason {
             Self::Released => "released",
             Self::ClientClosed => "client_closed",
             Self::Evicted => "evicted",
+            Self::WorkerFailed => "worker_failed",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What became of each datagram: every one ends in exactly one [`Outcome`], counted in one place.
 
+use std::ops::AddAssign;
+
 use crate::stun::message::ParseError;
 use crate::stun::{ErrorCode, Method};
 
@@ -175,6 +177,21 @@ impl Counters {
     }
 }
 
+impl AddAssign<&Self> for Counters {
+    fn add_assign(&mut self, more: &Self) {
+        let Self { to_peer, to_client, to_worker, keepalive, credential_failures, succeeded, refused, dropped } = more;
+        self.to_peer += to_peer;
+        self.to_client += to_client;
+        self.to_worker += to_worker;
+        self.keepalive += keepalive;
+        self.credential_failures += credential_failures;
+        let add = |sums: &mut [u64], more: &[u64]| sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        add(&mut self.succeeded, succeeded);
+        self.refused.iter_mut().zip(refused).for_each(|(sums, more)| add(sums, more));
+        add(&mut self.dropped, dropped);
+    }
+}
+
 fn reason_index(reason: DropReason) -> usize {
     DropReason::ALL.iter().position(|other| *other == reason).expect("ALL has every reason")
 }
@@ -194,6 +211,28 @@ mod tests {
             counters.record(Outcome::Dropped(reason));
             assert_eq!(counters.dropped(reason), 1);
         }
+    }
+
+    #[test]
+    fn every_counter_is_added() {
+        let mut counters = Counters::default();
+        let method = Method::Refresh;
+        for outcome in [
+            Outcome::ToPeer,
+            Outcome::ToClient,
+            Outcome::ToWorker,
+            Outcome::Keepalive,
+            Outcome::Succeeded(method),
+            Outcome::Refused(method, ErrorCode::Forbidden),
+            Outcome::Dropped(DropReason::ClientAway),
+        ] {
+            counters.record(outcome);
+        }
+        let (mut twice, once) = (counters.clone(), counters.clone());
+        twice += &once;
+        assert_eq!([twice.to_peer, twice.to_client, twice.to_worker, twice.keepalive], [2; 4]);
+        let of_requests = [twice.succeeded(method), twice.refused(method, ErrorCode::Forbidden)];
+        assert_eq!((of_requests, twice.dropped(DropReason::ClientAway)), ([2; 2], 2));
     }
 
     #[test]

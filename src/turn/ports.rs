@@ -16,8 +16,8 @@ use crate::address::{Family, PeerAddr, RelayedAddr};
 
 /// The port is not in use.
 const FREE: u64 = 0;
-/// The port is being opened, reserved or closed.
-const CLAIMED: u64 = 1;
+/// The port is being opened, reserved or closed; the worker is in the other bits.
+const CLAIMED: u64 = 1 << 62;
 /// The port is a live relayed address; worker and relay are in the other bits.
 const LIVE: u64 = 1 << 63;
 const WORKER_SHIFT: u32 = RelayId::BITS;
@@ -65,11 +65,17 @@ impl Ports {
     }
 
     /// Claims a port that nobody can foresee; `None` when the family has none left (RFC 8656 section 7.2).
-    pub(super) fn claim(&self, family: Family, parity: Parity, rng: &mut StdRng) -> Option<RelayedAddr> {
+    pub(super) fn claim(
+        &self,
+        family: Family,
+        parity: Parity,
+        worker: WorkerId,
+        rng: &mut StdRng,
+    ) -> Option<RelayedAddr> {
         let first = if self.relays.is_empty() { 0 } else { rng.random_range(0..self.relays.len()) };
         let (before, from) = self.relays.split_at(first);
         from.iter().chain(before).filter(|relay| Family::of(relay.address.bind) == family).find_map(|relay| {
-            let index = relay.claim(self.port_min, parity, rng)?;
+            let index = relay.claim(self.port_min, parity, claimed_by(worker), rng)?;
             Some(RelayedAddr::new(SocketAddr::new(relay.address.bind, self.port_min + index as u16)))
         })
     }
@@ -82,9 +88,14 @@ impl Ports {
     }
 
     /// Takes a port out of reach; it stays claimed until its socket is closed.
-    pub(super) fn withdraw(&self, address: RelayedAddr) {
+    pub(super) fn withdraw(&self, address: RelayedAddr, worker: WorkerId) {
+        self.hand_over(address, worker);
+    }
+
+    /// Makes a claimed port that worker's.
+    pub(super) fn hand_over(&self, address: RelayedAddr, worker: WorkerId) {
         if let Some(word) = self.word(address) {
-            word.store(CLAIMED, Ordering::Release);
+            word.store(claimed_by(worker), Ordering::Release);
         }
     }
 
@@ -92,6 +103,15 @@ impl Ports {
     pub(super) fn release(&self, address: RelayedAddr) {
         if let Some(word) = self.word(address) {
             word.store(FREE, Ordering::Release);
+        }
+    }
+
+    /// Frees every port that a worker has claimed or published. Looks at every port.
+    pub(super) fn release_all(&self, worker: WorkerId) {
+        for word in self.relays.iter().flat_map(|relay| relay.words.iter()) {
+            // A word that changes in between has another owner.
+            let is_its = |word: &u64| *word != FREE && worker_of(*word) == worker;
+            let _ = word.try_update(Ordering::AcqRel, Ordering::Acquire, |word| is_its(&word).then_some(FREE));
         }
     }
 
@@ -104,11 +124,7 @@ impl Ports {
             }
             let index = usize::from(peer.port().checked_sub(self.port_min)?);
             let word = relay.words.get(index)?.load(Ordering::Acquire);
-            (word & LIVE != 0).then(|| Live {
-                worker: WorkerId((word >> WORKER_SHIFT) as u8),
-                relay: RelayId::unpack(word),
-                advertised,
-            })
+            (word & LIVE != 0).then(|| Live { worker: worker_of(word), relay: RelayId::unpack(word), advertised })
         })
     }
 
@@ -133,29 +149,37 @@ impl Ports {
     }
 }
 
+fn claimed_by(worker: WorkerId) -> u64 {
+    CLAIMED | u64::from(worker.0) << WORKER_SHIFT
+}
+
+fn worker_of(word: u64) -> WorkerId {
+    WorkerId((word >> WORKER_SHIFT) as u8)
+}
+
 impl RelayPorts {
-    /// Tries every port once, from a random one on.
-    fn claim(&self, port_min: u16, parity: Parity, rng: &mut StdRng) -> Option<usize> {
+    /// Tries every port once, from a random one on; what is claimed holds `claimed`.
+    fn claim(&self, port_min: u16, parity: Parity, claimed: u64, rng: &mut StdRng) -> Option<usize> {
         let first = rng.random_range(0..self.words.len());
         let order = (first..self.words.len()).chain(0..first);
         let even = |index: &usize| (usize::from(port_min) + index).is_multiple_of(2);
         match parity {
-            Parity::Any => order.into_iter().find(|&index| self.claim_one(index)),
-            Parity::Even => order.into_iter().filter(even).find(|&index| self.claim_one(index)),
-            Parity::EvenPair => order.into_iter().filter(even).find(|&index| self.claim_pair(index)),
+            Parity::Any => order.into_iter().find(|&index| self.claim_one(index, claimed)),
+            Parity::Even => order.into_iter().filter(even).find(|&index| self.claim_one(index, claimed)),
+            Parity::EvenPair => order.into_iter().filter(even).find(|&index| self.claim_pair(index, claimed)),
         }
     }
 
-    fn claim_one(&self, index: usize) -> bool {
-        let claim = |word: &AtomicU64| word.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed);
+    fn claim_one(&self, index: usize, claimed: u64) -> bool {
+        let claim = |word: &AtomicU64| word.compare_exchange(FREE, claimed, Ordering::AcqRel, Ordering::Relaxed);
         self.words.get(index).is_some_and(|word| claim(word).is_ok())
     }
 
-    fn claim_pair(&self, index: usize) -> bool {
-        if !self.claim_one(index) {
+    fn claim_pair(&self, index: usize, claimed: u64) -> bool {
+        if !self.claim_one(index, claimed) {
             return false;
         }
-        if self.claim_one(index + 1) {
+        if self.claim_one(index + 1, claimed) {
             return true;
         }
         self.words[index].store(FREE, Ordering::Release);
@@ -170,6 +194,8 @@ mod tests {
     use super::*;
     use crate::turn::testing;
 
+    const WORKER: WorkerId = WorkerId(255);
+
     fn ports(min: u16, max: u16) -> Ports {
         Ports::new(&Settings { port_min: min, port_max: max, ..testing::settings() })
     }
@@ -181,31 +207,35 @@ mod tests {
     #[test]
     fn every_port_is_claimed_once_and_then_none() {
         let (ports, mut rng) = (ports(50_000, 50_009), rng());
-        let mut claimed: Vec<_> = std::iter::from_fn(|| ports.claim(Family::V4, Parity::Any, &mut rng)).collect();
+        let mut claimed: Vec<_> =
+            std::iter::from_fn(|| ports.claim(Family::V4, Parity::Any, WORKER, &mut rng)).collect();
         claimed.sort();
         claimed.dedup();
         assert_eq!(claimed.len(), 10);
         ports.release(claimed[3]);
-        assert_eq!(ports.claim(Family::V4, Parity::Any, &mut rng), Some(claimed[3]));
+        assert_eq!(ports.claim(Family::V4, Parity::Any, WORKER, &mut rng), Some(claimed[3]));
     }
 
     #[test]
     fn even_ports_and_pairs_are_even() {
         let (ports, mut rng) = (ports(50_001, 50_006), rng());
-        let pair = ports.claim(Family::V4, Parity::EvenPair, &mut rng).unwrap();
+        let pair = ports.claim(Family::V4, Parity::EvenPair, WORKER, &mut rng).unwrap();
         assert_eq!(pair.port() % 2, 0);
-        let single = ports.claim(Family::V4, Parity::Even, &mut rng).unwrap();
+        let single = ports.claim(Family::V4, Parity::Even, WORKER, &mut rng).unwrap();
         assert_eq!(single.port() % 2, 0);
         assert_ne!(single, pair);
-        let rest: Vec<_> = std::iter::from_fn(|| ports.claim(Family::V4, Parity::Any, &mut rng)).collect();
+        let rest: Vec<_> = std::iter::from_fn(|| ports.claim(Family::V4, Parity::Any, WORKER, &mut rng)).collect();
         assert!(rest.iter().all(|address| address.port() != pair.port() + 1), "the pair's upper port is claimed");
     }
 
     #[test]
     fn the_last_port_of_the_range_is_no_lower_half_of_a_pair() {
         let (ports, mut rng) = (ports(50_000, 50_000), rng());
-        assert_eq!(ports.claim(Family::V4, Parity::EvenPair, &mut rng), None);
-        assert!(ports.claim(Family::V4, Parity::Even, &mut rng).is_some(), "the failed pair gave its port back");
+        assert_eq!(ports.claim(Family::V4, Parity::EvenPair, WORKER, &mut rng), None);
+        assert!(
+            ports.claim(Family::V4, Parity::Even, WORKER, &mut rng).is_some(),
+            "the failed pair gave its port back"
+        );
     }
 
     #[test]
@@ -213,7 +243,7 @@ mod tests {
         let mut settings = testing::settings();
         settings.relay_addresses[0].advertised = Some("198.51.100.7".parse().unwrap());
         let (ports, mut rng) = (Ports::new(&settings), rng());
-        let address = ports.claim(Family::V4, Parity::Any, &mut rng).unwrap();
+        let address = ports.claim(Family::V4, Parity::Any, WORKER, &mut rng).unwrap();
         let peer = |ip: &str| PeerAddr::new(SocketAddr::new(ip.parse().unwrap(), address.port()));
         assert_eq!(ports.live(PeerAddr::new(address.socket_addr())), None, "claimed is not live");
         let relay = RelayId::new(5, 9, Family::V4);
@@ -222,15 +252,34 @@ mod tests {
         assert_eq!(ports.live(peer("198.51.100.7")), Some(live));
         assert_eq!(ports.live(PeerAddr::new(address.socket_addr())), Some(Live { advertised: false, ..live }));
         assert_eq!(ports.public(address), peer("198.51.100.7").socket_addr());
-        ports.withdraw(address);
+        ports.withdraw(address, WorkerId(3));
         assert_eq!(ports.live(peer("198.51.100.7")), None);
+    }
+
+    #[test]
+    fn the_ports_of_one_worker_are_freed_together_whatever_they_are() {
+        let (ports, mut rng) = (ports(50_000, 50_009), rng());
+        for worker in [WorkerId(0), WorkerId(1)] {
+            let mut claim = |parity| ports.claim(Family::V4, parity, worker, &mut rng).unwrap();
+            let (live, pair) = (claim(Parity::Any), claim(Parity::EvenPair));
+            ports.publish(live, worker, RelayId::new(0, 0, Family::V4));
+            ports.publish(pair, worker, RelayId::new(1, 0, Family::V4));
+            ports.withdraw(pair, worker);
+        }
+        let passed_on = ports.claim(Family::V4, Parity::Any, WorkerId(0), &mut rng).unwrap();
+        ports.hand_over(passed_on, WorkerId(1));
+        assert_eq!(ports.usage(Family::V4), (7, 10));
+        ports.release_all(WorkerId(0));
+        assert_eq!(ports.usage(Family::V4), (4, 10));
+        ports.release_all(WorkerId(1));
+        assert_eq!(ports.usage(Family::V4), (0, 10));
     }
 
     #[test]
     fn ports_are_spread_over_the_range() {
         let (ports, mut rng) = (ports(49_152, 65_535), rng());
         let claimed: Vec<_> =
-            (0..200).map(|_| ports.claim(Family::V4, Parity::Any, &mut rng).unwrap().port()).collect();
+            (0..200).map(|_| ports.claim(Family::V4, Parity::Any, WORKER, &mut rng).unwrap().port()).collect();
         let neighbours = claimed.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 16).count();
         assert!(neighbours < 20, "{neighbours} of 199 next to their predecessor");
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ids::WorkerId;
 use super::quota::QuotaGuard;
 use crate::address::RelayedAddr;
 use crate::stun::ErrorCode;
@@ -29,6 +30,8 @@ pub struct Reservations {
 #[derive(Debug)]
 struct Reservation {
     address: RelayedAddr,
+    /// The worker that made it, and that lets it expire.
+    worker: WorkerId,
     expires_at: Instant,
     /// It holds a port as an allocation does, and is paid for as one.
     quota: QuotaGuard,
@@ -36,22 +39,29 @@ struct Reservation {
 
 impl Reservations {
     /// Reserves a port that is claimed and whose socket is held.
-    pub(super) fn insert(&self, token: Token, address: RelayedAddr, expires_at: Instant, quota: QuotaGuard) {
-        self.lock().insert(token, Reservation { address, expires_at, quota });
+    pub(super) fn insert(
+        &self,
+        token: Token,
+        address: RelayedAddr,
+        worker: WorkerId,
+        expires_at: Instant,
+        quota: QuotaGuard,
+    ) {
+        self.lock().insert(token, Reservation { address, worker, expires_at, quota });
     }
 
-    /// Redeems a token, once, while it has not expired; `pay` takes the place of the allocation that does, given the
-    /// one of the reservation, and keeps the token good when it fails.
+    /// Redeems a token, once, while it has not expired; `pay` takes the place of the allocation that does and makes the
+    /// port its worker's, given the place of the reservation, and keeps the token good when it fails.
     pub(super) fn redeem(
         &self,
         token: Token,
         now: Instant,
-        pay: impl FnOnce(&QuotaGuard) -> Result<QuotaGuard, ErrorCode>,
+        pay: impl FnOnce(RelayedAddr, &QuotaGuard) -> Result<QuotaGuard, ErrorCode>,
     ) -> Result<(RelayedAddr, QuotaGuard), ErrorCode> {
         let mut by_token = self.lock();
         let reservation = by_token.get(&token).filter(|reservation| now < reservation.expires_at);
         let reservation = reservation.ok_or(ErrorCode::InsufficientCapacity)?;
-        let (address, quota) = (reservation.address, pay(&reservation.quota)?);
+        let (address, quota) = (reservation.address, pay(reservation.address, &reservation.quota)?);
         by_token.remove(&token);
         Ok((address, quota))
     }
@@ -59,6 +69,11 @@ impl Reservations {
     /// Takes out a reservation that nobody redeemed.
     pub(super) fn expire(&self, token: Token) -> Option<RelayedAddr> {
         self.lock().remove(&token).map(|reservation| reservation.address)
+    }
+
+    /// Takes out every reservation that a worker made.
+    pub(super) fn expire_all(&self, worker: WorkerId) {
+        self.lock().retain(|_, reservation| reservation.worker != worker);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Token, Reservation>> {

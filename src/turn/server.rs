@@ -55,6 +55,15 @@ impl Shared {
             strangers: Strangers::default(),
         }
     }
+
+    /// Takes back whatever a worker has left that is gone, its sockets with it: ports, reservations, tickets and
+    /// 5-tuples. Its places in the quotas are its allocations', and go with them.
+    pub fn forget_worker(&self, worker: WorkerId) {
+        self.mobility.forget_worker(worker);
+        // Before the ports: a reservation that is redeemed by another worker in between has given its port to that one.
+        self.reservations.expire_all(worker);
+        self.ports.release_all(worker);
+    }
 }
 
 /// What a reload can replace; allocations live on under the new one.
@@ -101,7 +110,8 @@ impl Server {
             peers: policy.peers,
             shared,
             worker,
-            table: Table::new(hasher.clone()),
+            // A worker that takes over after a failure shall not take late packets of the one before for its own.
+            table: Table::new(hasher.clone(), rng.random()),
             released: Released::new(hasher.clone()),
             expiry: Expiry::new(now),
             effects: VecDeque::new(),
@@ -208,12 +218,13 @@ impl Server {
 
     /// Ends every allocation and every reservation: the daemon stops.
     pub fn handle_stop(&mut self) {
-        while let Some((_, token)) = self.reserved.pop_front() {
-            self.close_reserved(token);
-        }
-        for id in self.table.ids() {
-            self.end(id, EndReason::Evicted);
-        }
+        self.end_all(EndReason::Evicted);
+    }
+
+    /// Ends every allocation and every reservation: the worker has failed and another takes over. What it may have left
+    /// half done is for [`Shared::forget_worker`].
+    pub fn handle_failure(&mut self) {
+        self.end_all(EndReason::WorkerFailed);
     }
 
     /// How many allocations there are.
@@ -312,6 +323,15 @@ impl Server {
         self.expire(id, now);
     }
 
+    fn end_all(&mut self, reason: EndReason) {
+        while let Some((_, token)) = self.reserved.pop_front() {
+            self.close_reserved(token);
+        }
+        for id in self.table.ids() {
+            self.end(id, reason);
+        }
+    }
+
     /// Ends an allocation with everything that belongs to it.
     pub(super) fn end(&mut self, id: AllocationId, reason: EndReason) {
         let Some(mut allocation) = self.table.remove(id) else { return };
@@ -347,7 +367,7 @@ impl Server {
     }
 
     fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {
-        self.shared.ports.withdraw(address);
+        self.shared.ports.withdraw(address, self.worker);
         self.effects.push_back(Effect::CloseRelay { relay, address });
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_client: HashMap<FiveTuple, AllocationId, FixedState>,
+    /// Of slots that are used for the first time.
+    first_generation: u32,
 }
 
 #[derive(Debug)]
@@ -22,8 +24,10 @@ struct Slot {
 }
 
 impl Table {
-    pub(super) fn new(hasher: FixedState) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), by_client: HashMap::with_hasher(hasher) }
+    /// Slots begin at a generation that is taken from `first_generation`.
+    pub(super) fn new(hasher: FixedState, first_generation: u32) -> Self {
+        let first_generation = first_generation & GENERATION_MASK;
+        Self { slots: Vec::new(), free: Vec::new(), by_client: HashMap::with_hasher(hasher), first_generation }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -53,7 +57,7 @@ impl Table {
     pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
         let client = allocation.client;
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, allocation: None });
+            self.slots.push(Slot { generation: self.first_generation, allocation: None });
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];

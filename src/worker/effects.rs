@@ -81,7 +81,7 @@ impl<D: Datagrams> Worker<D> {
             Refusal::Exhausted
         })?;
         if let Some((next, socket)) = next {
-            self.held.hold(next, socket);
+            self.held.hold(self.id, next, socket);
         }
         let index = relay.index();
         if index >= self.relays.len() {

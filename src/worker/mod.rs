@@ -4,6 +4,7 @@
 //! carries out the effects and writes in batches. Other threads reach it through a [`WorkerHandle`], other workers
 //! through rings of [`neighbours`].
 
+mod berth;
 mod clock;
 mod connections;
 mod deadlines;
@@ -19,8 +20,9 @@ mod statistics;
 mod streams;
 mod udp;
 
+pub use berth::Berth;
 pub use clock::Clock;
 pub use handle::{Command, Report, WorkerHandle};
 pub use held::HeldSockets;
-pub use packet_loop::{Parts, Worker};
+pub use packet_loop::{Legacy, Past, Worker};
 pub use statistics::Statistics;

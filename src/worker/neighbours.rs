@@ -74,6 +74,18 @@ impl Neighbours {
         }
     }
 
+    /// Throws away what was passed to a worker that has failed.
+    pub(super) fn clear(&mut self) {
+        for consumer in &mut self.incoming {
+            // Who goes on passing meets a full ring.
+            for _ in 0..RING_CAPACITY {
+                if consumer.pop().is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
     /// The next packet from any neighbour.
     pub(super) fn next(&mut self) -> Option<Packet> {
         self.incoming.iter_mut().find_map(|consumer| consumer.pop().ok())

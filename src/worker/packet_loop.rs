@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use super::berth::Berth;
 use super::clock::Clock;
 use super::connections::Connections;
 use super::deadlines::Deadlines;
@@ -15,32 +16,44 @@ use super::held::HeldSockets;
 use super::neighbours::Neighbours;
 use super::pace::Pace;
 use super::routes::{ConnectionId, Socket};
-use super::settings::Settings;
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
-use crate::net::datagrams::{Arrival, Datagrams, Role, SocketKey};
-use crate::net::poll::{Event, Events, Interest, sleep_precisely};
+use crate::net::datagrams::{Arrival, Datagrams, SocketKey};
+use crate::net::poll::{Event, Events, sleep_precisely};
 use crate::net::stream::{Connection, QueueLimits};
-use crate::turn::{Now, RelayId, Server};
+use crate::turn::{Counters, Now, Policy, RelayId, Server, WorkerId};
 
 /// Events fetched by one wait.
 const EVENTS: usize = 256;
 
-/// What a worker is made of.
+/// What a worker is made anew of after a failure.
+pub(super) struct Fresh<D> {
+    pub(super) server: Server,
+    pub(super) datagrams: D,
+    pub(super) listeners: Vec<Listener>,
+}
+
+/// What passes from a worker that has failed to the one that takes over.
 #[derive(Debug)]
-pub struct Parts {
-    pub settings: Settings,
-    pub server: Server,
-    /// This worker's socket of every UDP listener's group.
-    pub listeners: Vec<UdpSocket>,
+pub struct Legacy {
+    pub policy: Policy,
     pub commands: Receiver<Command>,
     pub wake: Arc<WakeOnce>,
     pub neighbours: Neighbours,
-    pub held: HeldSockets,
+    /// What the workers before have counted.
+    pub past: Past,
+}
+
+/// Counts of workers that have failed, so that none goes back.
+#[derive(Debug, Default)]
+pub struct Past {
+    pub(super) counters: Counters,
+    pub(super) statistics: Statistics,
 }
 
 /// A packet loop with its sockets and its server.
 pub struct Worker<D> {
+    pub(super) id: WorkerId,
     pub(super) clock: Clock,
     pub(super) server: Server,
     pub(super) datagrams: D,
@@ -63,6 +76,9 @@ pub struct Worker<D> {
     rest_max: Duration,
     commands: Receiver<Command>,
     wake: Arc<WakeOnce>,
+    /// What the server judges by.
+    policy: Policy,
+    past: Past,
 }
 
 /// A UDP listener's socket.
@@ -87,38 +103,33 @@ enum Turn {
 }
 
 impl<D: Datagrams> Worker<D> {
-    /// Fails when a socket cannot be watched, or does not tell its address.
-    pub fn new(parts: Parts, mut datagrams: D) -> io::Result<Self> {
-        datagrams.poll().add(parts.wake.waker(), Socket::Waker.token(), Interest::Readable, false)?;
-        let mut listeners = Vec::new();
-        for (index, socket) in parts.listeners.into_iter().enumerate() {
-            let address = socket.local_addr()?;
-            let key = datagrams.add(Socket::Listener(index as u16).token(), Role::Listener, socket)?;
-            listeners.push(Listener { key, address });
-        }
-        Ok(Self {
+    pub(super) fn new(berth: &Berth, fresh: Fresh<D>, legacy: Legacy) -> Self {
+        Self {
+            id: berth.id,
             clock: Clock,
-            server: parts.server,
-            datagrams,
-            listeners,
+            server: fresh.server,
+            datagrams: fresh.datagrams,
+            listeners: fresh.listeners,
             relays: Vec::new(),
             closing: HashMap::new(),
             streams: Connections::default(),
             deadlines: Deadlines::default(),
-            neighbours: parts.neighbours,
-            held: parts.held,
+            neighbours: legacy.neighbours,
+            held: berth.held.clone(),
             statistics: Statistics::default(),
             unfinished: VecDeque::new(),
             more_from_neighbours: false,
             packets: 0,
-            rest_max: parts.settings.wake_up_delay_max,
-            commands: parts.commands,
-            wake: parts.wake,
-        })
+            rest_max: berth.settings.wake_up_delay_max,
+            commands: legacy.commands,
+            wake: legacy.wake,
+            policy: legacy.policy,
+            past: legacy.past,
+        }
     }
 
     /// Runs until told to stop.
-    pub fn run(mut self) -> io::Result<()> {
+    pub(super) fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         let mut pace = Pace::new(self.rest_max, self.clock.now().instant);
         let mut rest = None;
@@ -212,7 +223,10 @@ impl<D: Datagrams> Worker<D> {
                     self.add_stream(now, Connection::new(*established, QueueLimits::default()));
                 }
                 Command::Adopt(connection) => self.add_stream(now, *connection),
-                Command::Replace(policy) => self.server.replace_policy(policy),
+                Command::Replace(policy) => {
+                    self.policy = policy.clone();
+                    self.server.replace_policy(policy);
+                }
                 Command::Report(to) => {
                     // Whoever asked may have given up.
                     let _ = to.try_send(self.report());
@@ -228,16 +242,34 @@ impl<D: Datagrams> Worker<D> {
     }
 
     fn report(&self) -> Report {
-        Report {
-            allocations: self.server.allocations(),
-            connections: self.streams.len(),
-            counters: self.server.counters().clone(),
-            statistics: Statistics {
-                sent: self.datagrams.sent(),
-                stream_dropped: self.streams.dropped,
-                ..self.statistics
-            },
-        }
+        let Past { counters, statistics } = self.counted();
+        let (allocations, connections) = (self.server.allocations(), self.streams.len());
+        Report { allocations, connections, counters, statistics }
+    }
+
+    /// What this worker and those before it have counted.
+    fn counted(&self) -> Past {
+        let (mut counters, mut statistics) = (self.past.counters.clone(), self.past.statistics);
+        counters += self.server.counters();
+        let (sent, stream_dropped) = (self.datagrams.sent(), self.streams.dropped);
+        statistics += Statistics { sent, stream_dropped, ..self.statistics };
+        Past { counters, statistics }
+    }
+
+    /// Ends every allocation, after a failure.
+    pub(super) fn abandon(&mut self) {
+        let now = self.clock.now();
+        // What the failure has interrupted goes first.
+        self.carry_out_effects(now);
+        self.server.handle_failure();
+        self.carry_out_effects(now);
+    }
+
+    /// Takes the worker apart into what goes on and what is to be dropped.
+    pub(super) fn take_apart(self) -> (Legacy, impl Sized) {
+        let past = self.counted();
+        let Self { policy, commands, wake, neighbours, server, datagrams, streams, .. } = self;
+        (Legacy { policy, commands, wake, neighbours, past }, (server, datagrams, streams))
     }
 
     /// The socket of a relay, if it is still that relay's.

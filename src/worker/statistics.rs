@@ -1,8 +1,10 @@
 //! What a worker counts besides the outcomes of its server.
 
+use std::ops::AddAssign;
+
 use crate::net::udp::SendReport;
 
-/// Counts since the worker started.
+/// Counts since the daemon started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Statistics {
     /// Datagrams given to the kernel, and those that it refused, by reason.
@@ -19,4 +21,29 @@ pub struct Statistics {
     pub stream_silent: u64,
     /// Relay sockets that could not be opened.
     pub relay_open_failed: u64,
+    /// How often another worker has taken over from one that had failed.
+    pub restarts: u64,
+}
+
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, more: Self) {
+        let Self {
+            sent,
+            truncated,
+            ring_full,
+            stream_dropped,
+            stream_garbage,
+            stream_silent,
+            relay_open_failed,
+            restarts,
+        } = more;
+        self.sent += sent;
+        self.truncated += truncated;
+        self.ring_full += ring_full;
+        self.stream_dropped += stream_dropped;
+        self.stream_garbage += stream_garbage;
+        self.stream_silent += stream_silent;
+        self.relay_open_failed += relay_open_failed;
+        self.restarts += restarts;
+    }
 }

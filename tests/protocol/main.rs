@@ -12,6 +12,7 @@ mod classic;
 mod credentials;
 mod data;
 mod dual;
+mod failure;
 mod icmp;
 mod lifecycle;
 mod messages;

@@ -70,6 +70,14 @@ impl Directory {
         self.clients.read().unwrap_or_else(PoisonError::into_inner).get(client).copied()
     }
 
+    /// Forgets the tickets and 5-tuples of a worker.
+    pub(in super::super) fn forget_worker(&self, worker: WorkerId) {
+        self.homes().retain(|_, home| home.worker != worker);
+        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|_, of| *of != worker);
+        self.moved.store(clients.len(), Ordering::Release);
+    }
+
     /// How many tickets are known, and how many 5-tuples have moved.
     pub fn usage(&self) -> (usize, usize) {
         (self.homes().len(), self.moved.load(Ordering::Acquire))

@@ -176,7 +176,11 @@ impl Server {
             acquired.map_err(|_| ErrorCode::AllocationQuotaReached)
         };
         if let Some(token) = wanted.token {
-            let redeemed = self.shared.reservations.redeem(token, request.now.instant, |paid| acquire(Some(paid)));
+            let redeemed = self.shared.reservations.redeem(token, request.now.instant, |address, paid| {
+                let quota = acquire(Some(paid))?;
+                self.shared.ports.hand_over(address, self.worker);
+                Ok(quota)
+            });
             let (address, quota) = redeemed?;
             let (addresses, source) = ([Some(address), None], RelaySource::Held);
             return Ok(Claim { addresses, address_error: None, source, quota, reservation_quota: None });
@@ -203,7 +207,8 @@ impl Server {
         if !self.settings.serves(family) {
             return Err(ErrorCode::AddressFamilyNotSupported);
         }
-        self.shared.ports.claim(family, parity, &mut self.rng).ok_or(ErrorCode::InsufficientCapacity)
+        let claimed = self.shared.ports.claim(family, parity, self.worker, &mut self.rng);
+        claimed.ok_or(ErrorCode::InsufficientCapacity)
     }
 
     /// The shell has opened a relay socket, or could not.
@@ -289,7 +294,7 @@ impl Server {
         allocation.set_expiry(now.instant + opening.lifetime);
         if let (Some(quota), Some(relay)) = (opening.reservation_quota, allocation.relays.iter().next()) {
             let expires_at = now.instant + RESERVATION_LIFETIME;
-            self.shared.reservations.insert(token, next_port(relay.address), expires_at, quota);
+            self.shared.reservations.insert(token, next_port(relay.address), self.worker, expires_at, quota);
             self.reserved.push_back((expires_at, token));
             allocation.created.reservation = Some(token);
         }

@@ -1,6 +1,6 @@
 //! Workers, sockets that are only entries in tables, and the clock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,6 +89,7 @@ pub(crate) struct World {
     elapsed: Duration,
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<Server>,
+    policy: Policy,
     /// How the next attempts to open a relay socket fail; after them they succeed.
     pub(crate) open_failures: VecDeque<OpenError>,
     /// Leaves relay sockets to be opened later, by [`Self::open_pending`].
@@ -96,7 +97,8 @@ pub(crate) struct World {
     pending: VecDeque<(usize, Effect)>,
     pub(crate) attempts: Vec<RelayedAddr>,
     pub(crate) sockets: BTreeMap<RelayedAddr, (usize, RelayId)>,
-    pub(crate) held: BTreeSet<RelayedAddr>,
+    /// Held sockets, by the worker that reserved their ports.
+    pub(crate) held: BTreeMap<RelayedAddr, usize>,
     /// Streams that have moved to another worker.
     pub(crate) streams: HashMap<FiveTuple, usize>,
     inboxes: HashMap<FiveTuple, VecDeque<Vec<u8>>>,
@@ -125,13 +127,14 @@ impl World {
             origin,
             elapsed: Duration::ZERO,
             workers: (0..workers).map(worker).collect(),
+            policy,
             shared,
             open_failures: VecDeque::new(),
             opens_wait: false,
             pending: VecDeque::new(),
             attempts: Vec::new(),
             sockets: BTreeMap::new(),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             streams: HashMap::new(),
             inboxes: HashMap::new(),
             sent: VecDeque::new(),
@@ -146,6 +149,7 @@ impl World {
         let mut setup = Setup::standard();
         change(&mut setup);
         let policy = setup.policy();
+        self.policy = policy.clone();
         self.workers.iter_mut().for_each(|worker| worker.replace_policy(policy.clone()));
     }
 
@@ -233,6 +237,18 @@ impl World {
             self.workers[worker].handle_stop();
             self.drain(worker);
         }
+    }
+
+    /// A worker is gone in the middle of something, its sockets with it, and another takes over.
+    pub(crate) fn fail(&mut self, worker: usize) {
+        let (id, now) = (WorkerId(worker as u8), self.now().instant);
+        let seed = [0xF0 | id.0; 32];
+        self.workers[worker] = Server::new(self.policy.clone(), Arc::clone(&self.shared), id, seed, now);
+        self.pending.retain(|(of, _)| *of != worker);
+        self.sockets.retain(|_, (of, _)| *of != worker);
+        self.held.retain(|_, of| *of != worker);
+        self.streams.retain(|_, of| *of != worker);
+        self.shared.forget_worker(id);
     }
 
     /// Opens the relay sockets that [`Self::opens_wait`] has held back.
@@ -363,13 +379,13 @@ impl World {
             return Err(error);
         }
         match source {
-            RelaySource::Held => assert!(self.held.remove(&address), "{address} is not held"),
-            RelaySource::Fresh => assert!(!self.held.contains(&address), "{address} is held"),
+            RelaySource::Held => assert!(self.held.remove(&address).is_some(), "{address} is not held"),
+            RelaySource::Fresh => assert!(!self.held.contains_key(&address), "{address} is held"),
         }
         assert!(self.sockets.insert(address, (worker, relay)).is_none(), "{address} is bound twice");
         if hold_next {
             let next = RelayedAddr::new(SocketAddr::new(address.ip(), address.port() + 1));
-            assert!(self.held.insert(next), "{next} is held twice");
+            assert!(self.held.insert(next, worker).is_none(), "{next} is held twice");
             assert!(!self.sockets.contains_key(&next), "{next} is bound already");
         }
         Ok(())
