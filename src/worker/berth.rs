@@ -19,6 +19,9 @@ use crate::net::datagrams::{Datagrams, Role};
 use crate::net::poll::Interest;
 use crate::turn::{Policy, Server, Shared, WorkerId};
 
+#[cfg(not(panic = "unwind"))]
+compile_error!("a worker that panics is replaced, which needs panic = \"unwind\"");
+
 /// How often a worker may be replaced within [`RESTART_WINDOW`]. One that fails more often fails by itself, and the
 /// service manager is to know.
 const RESTARTS_MAX: usize = 5;
