@@ -10,6 +10,7 @@ use crate::observe::logs::Level;
 
 mod check;
 mod credential;
+mod import;
 mod mint;
 #[cfg(feature = "probe")]
 mod probe;
@@ -43,6 +44,8 @@ enum Verb {
     Check,
     /// Mint a time-limited user and print it as iceServers JSON
     Credential(credential::Arguments),
+    /// Translate coturn's turnserver.conf, and tell what became of each option
+    Import(import::Arguments),
     /// See a TURN server as a client does: binding, allocation, packets through the relay, times
     #[cfg(feature = "probe")]
     Probe(probe::Arguments),
@@ -57,6 +60,7 @@ pub fn run() -> ExitCode {
         Some(Verb::Serve(serve)) => serve::run(file.as_deref(), &serve.or(arguments.serve)),
         Some(Verb::Check) => check::run(file.as_deref()),
         Some(Verb::Credential(credential)) => credential::run(file.as_deref(), &credential),
+        Some(Verb::Import(import)) => import::run(&import),
         #[cfg(feature = "probe")]
         Some(Verb::Probe(probe)) => probe::run(&probe),
     }

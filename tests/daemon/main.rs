@@ -16,6 +16,7 @@ mod bad_input;
 mod between_clients;
 mod credentials;
 mod first_run;
+mod import;
 mod lifetimes;
 mod listeners;
 mod metrics;
