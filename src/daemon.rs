@@ -1,9 +1,11 @@
 //! Start, stop, reload and signals: the workers' threads, and the runtime that accepts, listens to signals and to systemd.
 
+mod admin;
 mod reload;
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,6 +73,7 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
 enum Failure {
     Listener(OpenError),
     Metrics(OpenError),
+    Admin { socket: PathBuf, source: io::Error },
     Tls(TlsError),
     Host { what: &'static str, source: io::Error },
     WorkerEnded(usize),
@@ -81,6 +84,12 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Listener(error) => write!(f, "listener: {error}, {}", error.remedy()),
             Self::Metrics(error) => write!(f, "metrics.address: {error}, expected a free port; {}", error.remedy()),
+            Self::Admin { socket, source } => write!(
+                f,
+                "admin.socket: {} cannot be served ({source}), expected a path in a directory that belongs to the user \
+                 ferryd runs as; name another one, or \"off\"",
+                socket.display()
+            ),
             Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
             Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
@@ -96,7 +105,7 @@ impl Failure {
             Self::Listener(_) if sources.variables.iter().any(|name| name == "FERRYD_LISTENER") => {
                 Some("environment variable FERRYD_LISTENER".to_owned())
             }
-            Self::Listener(_) | Self::Metrics(_) | Self::Tls(_) => file(),
+            Self::Listener(_) | Self::Metrics(_) | Self::Admin { .. } | Self::Tls(_) => file(),
             Self::Host { .. } | Self::WorkerEnded(_) => None,
         };
         place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
@@ -132,14 +141,16 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
         for listener in &settings.listeners {
             info!(address = %listener.address, kind = ?listener.kind, "listening");
         }
+        let take = crew.snapshots(&admission, tls.as_ref());
         if let Some(listener) = sockets.metrics {
-            let take = crew.snapshots(&admission, tls.as_ref());
+            let take = Arc::clone(&take);
             tokio::spawn(async move {
                 if let Err(error) = metrics::serve(listener, take).await {
                     error!(%error, "the metrics page ended");
                 }
             });
         }
+        let _admin_place = sockets.admin.map(|socket| admin::serve(socket, &loaded, &crew, take)).transpose()?;
         info!(workers, "ferryd is ready");
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
@@ -169,11 +180,13 @@ struct Sockets {
     udp: Vec<Vec<UdpSocket>>,
     streams: Vec<(TcpListener, Accept)>,
     metrics: Option<TcpListener>,
+    admin: Option<admin::Socket>,
 }
 
 impl Sockets {
     fn open(settings: &Settings, workers: usize) -> Result<Self, Failure> {
-        let mut sockets = Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new(), metrics: None };
+        let mut sockets =
+            Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new(), metrics: None, admin: None };
         for listener in &settings.listeners {
             match listener.kind {
                 ListenerKind::Udp => {
@@ -192,6 +205,7 @@ impl Sockets {
         if let Some(address) = settings.metrics {
             sockets.metrics = Some(open_tcp_listener(address, BACKLOG).map_err(Failure::Metrics)?);
         }
+        sockets.admin = admin::open(&settings.admin)?;
         Ok(sockets)
     }
 }

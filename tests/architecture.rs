@@ -139,6 +139,8 @@ fn nothing_inside_knows_the_rooms_outside() {
         let outside: &[&str] = match source.room.as_str() {
             "main" | "cli" | "lib" => &[],
             "daemon" | "control" => &["cli"],
+            // It reads the settings of every room.
+            "config" => &["cli", "daemon"],
             _ => &["cli", "daemon", "control"],
         };
         for used in source.rooms_used() {

@@ -13,6 +13,7 @@ pub mod nonce;
 pub mod prepare;
 pub mod seal;
 pub mod settings;
+pub mod subject;
 mod third_party;
 
 pub use authenticator::{AuthError, Authenticator};
@@ -20,3 +21,4 @@ pub use challenge::Challenge;
 pub use credentials::Credentials;
 pub use prepare::{PrepareError, opaque_string};
 pub use settings::Settings;
+pub use subject::Subject;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::config::{CertificateFacts, Loaded, SecretOrigin, StateAccess, Validity};
 use crate::turn::settings::RelayAddress;
-use crate::worker::settings::{Accept, Listener, ListenerKind};
+use crate::worker::settings::Listener;
 
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
     let loaded = match super::load(file, StateAccess::ReadOnly) {
@@ -70,13 +70,7 @@ fn certificate_words(facts: &CertificateFacts, now: SystemTime) -> String {
 }
 
 fn listener_words(listener: &Listener) -> String {
-    let kind = match listener.kind {
-        ListenerKind::Udp => "udp",
-        ListenerKind::Stream(Accept::Both) => "tcp+tls",
-        ListenerKind::Stream(Accept::Tls) => "tls",
-        ListenerKind::Stream(Accept::Plain) => "tcp",
-    };
-    format!("{kind} {}", listener.address)
+    format!("{} {}", listener.kind.name(), listener.address)
 }
 
 fn relay_words(relay: &RelayAddress) -> String {

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, HostFacts, Loaded, StateAccess};
 use crate::observe::logs::Level;
 
+mod admin;
 mod check;
 mod credential;
 mod import;
@@ -15,6 +16,7 @@ mod mint;
 #[cfg(feature = "probe")]
 mod probe;
 mod serve;
+mod table;
 mod urls;
 pub mod welcome;
 
@@ -46,6 +48,14 @@ enum Verb {
     Credential(credential::Arguments),
     /// Translate coturn's turnserver.conf, and tell what became of each option
     Import(import::Arguments),
+    /// How the running daemon is: state, allocations, listeners, certificates
+    Status(admin::Connection),
+    /// List live allocations, those with the most bytes first
+    Sessions(admin::sessions::Arguments),
+    /// Show one live allocation with its peers
+    Session(admin::session::Arguments),
+    /// End live allocations
+    Evict(admin::evict::Arguments),
     /// See a TURN server as a client does: binding, allocation, packets through the relay, times
     #[cfg(feature = "probe")]
     Probe(probe::Arguments),
@@ -61,6 +71,10 @@ pub fn run() -> ExitCode {
         Some(Verb::Check) => check::run(file.as_deref()),
         Some(Verb::Credential(credential)) => credential::run(file.as_deref(), &credential),
         Some(Verb::Import(import)) => import::run(&import),
+        Some(Verb::Status(connection)) => admin::status::run(file.as_deref(), &connection),
+        Some(Verb::Sessions(sessions)) => admin::sessions::run(file.as_deref(), &sessions),
+        Some(Verb::Session(session)) => admin::session::run(file.as_deref(), &session),
+        Some(Verb::Evict(evict)) => admin::evict::run(file.as_deref(), &evict),
         #[cfg(feature = "probe")]
         Some(Verb::Probe(probe)) => probe::run(&probe),
     }

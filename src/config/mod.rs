@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod admin;
 mod certificate;
 mod credentials;
 mod host;
@@ -158,6 +159,8 @@ fn read(
     turn.redirect = redirect::read(root.section("redirect", report), &own, report);
     let worker = read_data_path(root.section("data-path", report), report);
     let metrics = read_metrics(root.section("metrics", report), report);
+    let runtime_directory = systemd_directory(environment, "RUNTIME_DIRECTORY");
+    let admin = admin::read(root.section("admin", report), runtime_directory, report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
     let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };
@@ -167,7 +170,19 @@ fn read(
 
     let (tls, certificates): (Vec<_>, Vec<_>) = tls.into_iter().unzip();
     Loaded {
-        settings: Settings { auth, turn, listeners, tls, workers, worker, state_directory, log, accept, metrics },
+        settings: Settings {
+            auth,
+            turn,
+            listeners,
+            tls,
+            workers,
+            worker,
+            state_directory,
+            log,
+            accept,
+            metrics,
+            admin,
+        },
         sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
         secret_origin,
         nonce_key_forgotten,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub use crate::net::certificate::CertificateFiles;
 use crate::observe::logs;
 use crate::worker::settings::{AcceptLimits, Listener};
-use crate::{auth, turn, worker};
+use crate::{auth, control, turn, worker};
 
 /// What every room needs, composed from the layers of the configuration.
 #[derive(Clone, Debug)]
@@ -25,6 +25,7 @@ pub struct Settings {
     pub accept: AcceptLimits,
     /// Where the metrics page is served; nowhere unless set.
     pub metrics: Option<SocketAddr>,
+    pub admin: control::settings::Settings,
 }
 
 impl Settings {

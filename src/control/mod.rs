@@ -1,3 +1,12 @@
-//! What operators ask of a running daemon.
+//! What operators ask of a running daemon: the metrics page, and the admin API on a local socket.
+//!
+//! The API is HTTP with JSON; [`wire`] has its words, [`api`] its routes, and docs/openapi.json describes it. The daemon
+//! serves it, and the verbs of the command line speak it through [`client`].
 
+pub mod api;
+pub mod client;
 pub mod metrics;
+pub mod settings;
+pub mod socket;
+pub mod wire;
+mod workers;

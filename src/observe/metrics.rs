@@ -177,7 +177,7 @@ impl Collector for Snapshot {
 }
 
 /// Seconds since 1970-01-01 UTC, negative before.
-fn unix_seconds(time: SystemTime) -> i64 {
+pub fn unix_seconds(time: SystemTime) -> i64 {
     let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => whole(after.as_secs()),

@@ -22,6 +22,8 @@ use crate::stun::{ErrorCode, TransactionId};
 pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
 /// RFC 8656 section 12: "A channel binding lasts for 10 minutes unless refreshed."
 pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+/// Peers of a session record: calls have a few, and an allocation stays small.
+const RECORDED_PEERS_MAX: usize = 16;
 
 /// The state data of RFC 8656 section 6.
 #[derive(Debug)]
@@ -34,6 +36,12 @@ pub(super) struct Allocation {
     channels: HashMap<ChannelNumber, Channel, FixedState>,
     channels_by_peer: HashMap<PeerAddr, ChannelNumber, FixedState>,
     pub(super) traffic: Traffic,
+    /// Seconds since the Unix epoch.
+    pub(super) started: u64,
+    /// The first peers that were ever permitted, for the session record.
+    peers: Vec<IpAddr>,
+    /// Permissions that were installed when the list was full.
+    peers_more: u64,
     /// What a retransmission of the Allocate is answered from.
     pub(super) created: Created,
     /// Set until every relay socket is open; there is no allocation for anybody before.
@@ -126,6 +134,7 @@ impl Allocation {
         opening: Box<Opening>,
         quota: QuotaGuard,
         hasher: FixedState,
+        started: u64,
     ) -> Self {
         Self {
             client,
@@ -136,6 +145,9 @@ impl Allocation {
             channels: HashMap::with_hasher(hasher.clone()),
             channels_by_peer: HashMap::with_hasher(hasher),
             traffic: Traffic::default(),
+            started,
+            peers: Vec::new(),
+            peers_more: 0,
             created,
             opening: Some(opening),
             mobility: None,
@@ -184,7 +196,31 @@ impl Allocation {
     /// Installs or refreshes a permission (RFC 8656 section 9).
     pub(super) fn permit(&mut self, peer: PermittedPeer, now: Instant) {
         let permission = Permission { expires_at: now + PERMISSION_LIFETIME, reach: peer.reach() };
-        self.permissions.insert(peer.ip(), permission);
+        if self.permissions.insert(peer.ip(), permission).is_none() && !self.peers.contains(&peer.ip()) {
+            if self.peers.len() < RECORDED_PEERS_MAX {
+                self.peers.push(peer.ip());
+            } else {
+                self.peers_more += 1;
+            }
+        }
+    }
+
+    /// The first peers that were ever permitted, and how many permissions were installed for others.
+    pub(super) fn take_peers(&mut self) -> (Vec<IpAddr>, u64) {
+        (std::mem::take(&mut self.peers), self.peers_more)
+    }
+
+    /// Permitted addresses with what is left of each permission.
+    pub(super) fn permissions(&self, now: Instant) -> impl Iterator<Item = (IpAddr, Duration)> {
+        let left =
+            move |(ip, permission): (&IpAddr, &Permission)| (*ip, permission.expires_at.saturating_duration_since(now));
+        self.permissions.iter().filter(move |(_, permission)| now < permission.expires_at).map(left)
+    }
+
+    /// Channels with their peers and what is left of each binding.
+    pub(super) fn channels(&self, now: Instant) -> impl Iterator<Item = (ChannelNumber, PeerAddr, Duration)> {
+        let live = self.channels.iter().filter(move |(_, channel)| now < channel.expires_at);
+        live.map(move |(number, channel)| (*number, channel.peer, channel.expires_at.saturating_duration_since(now)))
     }
 
     /// The peer of a bound channel.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::ids::{RelayId, Route, WorkerId};
+use super::session::SessionId;
 use crate::address::{FiveTuple, PeerAddr, RelayedAddr};
 use crate::stun::channel_data::ChannelNumber;
 
@@ -93,10 +94,17 @@ pub enum OpenError {
 /// The record of an allocation that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
+    pub id: SessionId,
     pub username: std::sync::Arc<str>,
     pub client: FiveTuple,
     pub relayed: Vec<std::net::SocketAddr>,
+    /// Peers that were permitted, the first 16 of them.
+    pub peers: Vec<std::net::IpAddr>,
+    /// Permissions that were installed for others.
+    pub peers_more: u64,
     pub traffic: Traffic,
+    /// When it began, in seconds since the Unix epoch.
+    pub started: u64,
     pub reason: EndReason,
 }
 
@@ -109,10 +117,14 @@ pub enum EndReason {
     Released,
     /// The client's connection is gone.
     ClientClosed,
-    /// The operator or a limit ended it.
+    /// The operator ended it.
     Evicted,
     /// Its worker has failed.
     WorkerFailed,
+    /// The operator has revoked its credentials.
+    Revoked,
+    /// The daemon stopped.
+    Stopped,
 }
 
 impl EndReason {
@@ -124,6 +136,8 @@ impl EndReason {
             Self::ClientClosed => "client_closed",
             Self::Evicted => "evicted",
             Self::WorkerFailed => "worker_failed",
+            Self::Revoked => "revoked",
+            Self::Stopped => "stopped",
         }
     }
 }

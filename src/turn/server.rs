@@ -86,6 +86,8 @@ pub struct Server {
     pub(super) peers: Arc<PeerPolicy>,
     pub(super) shared: Arc<Shared>,
     pub(super) worker: WorkerId,
+    /// Tells the sessions of this run from those of another one within the same second.
+    pub(super) run: u16,
     pub(super) rng: StdRng,
     pub(super) hasher: FixedState,
     pub(super) table: Table,
@@ -110,6 +112,7 @@ impl Server {
             peers: policy.peers,
             shared,
             worker,
+            run: rng.random(),
             // A worker that takes over after a failure shall not take late packets of the one before for its own.
             table: Table::new(hasher.clone(), rng.random()),
             released: Released::new(hasher.clone()),
@@ -218,7 +221,7 @@ impl Server {
 
     /// Ends every allocation and every reservation: the daemon stops.
     pub fn handle_stop(&mut self) {
-        self.end_all(EndReason::Evicted);
+        self.end_all(EndReason::Stopped);
     }
 
     /// Ends every allocation and every reservation: the worker has failed and another takes over. What it may have left
@@ -350,11 +353,16 @@ impl Server {
             }
             return;
         }
+        let (peers, peers_more) = allocation.take_peers();
         self.effects.push_back(Effect::AllocationEnded(Box::new(Ended {
+            id: self.session_id(id, allocation.started),
             username: Arc::clone(&allocation.credentials.username),
             client: allocation.client,
             relayed: allocation.relays.iter().map(|relay| self.shared.ports.public(relay.address)).collect(),
+            peers,
+            peers_more,
             traffic: allocation.traffic,
+            started: allocation.started,
             reason,
         })));
     }

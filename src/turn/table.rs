@@ -53,6 +53,11 @@ impl Table {
         Some(AllocationId { slot, generation: entry.generation })
     }
 
+    /// How many slots there are, free ones included.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// Adds an allocation whose 5-tuple is not in use.
     pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
         let client = allocation.client;

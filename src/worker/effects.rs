@@ -131,6 +131,7 @@ fn record(ended: &Ended) {
     let traffic = ended.traffic;
     info!(
         target: "ferryd::session",
+        id = %ended.id,
         user = %ended.username,
         client = %ended.client.client,
         transport = ended.client.transport.name(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
+use super::questions::Question;
 use super::statistics::Statistics;
 use crate::net::accept::Established;
 use crate::net::poll::Waker;
@@ -21,6 +22,8 @@ pub enum Command {
     Replace(turn::Policy),
     /// Say how it is.
     Report(SyncSender<Report>),
+    /// Answer an operator.
+    Ask(Question),
     /// End every allocation and return.
     Stop,
 }

@@ -231,6 +231,7 @@ impl<D: Datagrams> Worker<D> {
                     // Whoever asked may have given up.
                     let _ = to.try_send(self.report());
                 }
+                Command::Ask(question) => self.answer(now, question),
                 Command::Stop => {
                     self.server.handle_stop();
                     self.carry_out_effects(now);

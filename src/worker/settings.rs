@@ -49,3 +49,15 @@ pub enum ListenerKind {
     Udp,
     Stream(Accept),
 }
+
+impl ListenerKind {
+    /// In a word: what clients speak there.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Stream(Accept::Both) => "tcp+tls",
+            Self::Stream(Accept::Tls) => "tls",
+            Self::Stream(Accept::Plain) => "tcp",
+        }
+    }
+}

@@ -48,6 +48,7 @@ impl Config {
         };
         let address = SocketAddr::from((config.ip, config.port));
         config.listen(&[(&address.to_string(), "udp"), (&address.to_string(), "tcp")]);
+        config.text("admin.socket", directory.join("admin.sock").display());
         config.set("workers", 2);
         config.set("relay.addresses", format!("[\"{}\"]", config.ip));
         config.set("auth.user", format!("[{{ name = \"{ALICE}\", password = \"{PASSWORD}\" }}]"));

@@ -29,5 +29,6 @@ mod redirect;
 mod refresh;
 mod relay_sockets;
 mod reservation;
+mod sessions;
 mod strangers;
 mod third_party;

@@ -146,7 +146,7 @@ fn a_stopped_server_closes_everything() {
     }
     world.stop();
     assert_eq!(world.ended().len(), 10);
-    assert!(world.ended().iter().all(|ended| ended.reason == EndReason::Evicted));
+    assert!(world.ended().iter().all(|ended| ended.reason == EndReason::Stopped));
     assert_no_leak(&world);
 }
 

@@ -65,7 +65,15 @@ impl Server {
             reservation_quota,
         });
         let (client, credentials) = (request.envelope.client, request.credentials.clone());
-        let mut allocation = Allocation::new(client, credentials, created, opening, quota, self.hasher.clone());
+        let mut allocation = Allocation::new(
+            client,
+            credentials,
+            created,
+            opening,
+            quota,
+            self.hasher.clone(),
+            request.now.unix_seconds,
+        );
         let expires_at = request.now.instant + lifetime;
         for address in addresses.into_iter().flatten() {
             allocation.relays.insert(Relay { address, expires_at });

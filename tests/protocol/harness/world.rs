@@ -316,7 +316,7 @@ impl World {
         }
     }
 
-    fn drain(&mut self, worker: usize) {
+    pub(crate) fn drain(&mut self, worker: usize) {
         while let Some(effect) = self.workers[worker].poll_effect() {
             let waits = match effect {
                 Effect::OpenRelay { .. } => self.opens_wait,

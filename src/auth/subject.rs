@@ -1,0 +1,129 @@
+//! Whom an operator means: a user, users by the beginning of their names, or clients by address.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use super::credentials::{Credentials, TimeLimited};
+
+/// Users or clients, as `user:alice`, `user:alice*` or `client:192.0.2.0/24`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// The whole username, or the name behind the expiry of a time-limited one.
+    User(String),
+    /// The beginning of either.
+    UserPrefix(String),
+    /// Source addresses of clients.
+    Client(IpNet),
+}
+
+impl Subject {
+    /// A user, or with `*` at the end all whose names begin so.
+    pub fn user(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some(prefix) => Self::UserPrefix(prefix.to_owned()),
+            None => Self::User(text.to_owned()),
+        }
+    }
+
+    /// An address or a range of addresses.
+    pub fn client(text: &str) -> Result<Self, NoSubject> {
+        parse_range(text).map(Self::Client).ok_or(NoSubject)
+    }
+
+    /// Whether these credentials, used from this address, are meant.
+    pub fn covers(&self, credentials: &Credentials, client: IpAddr) -> bool {
+        let username = &*credentials.username;
+        let name = || TimeLimited::parse(username).and_then(|limited| limited.name);
+        match self {
+            Self::User(user) => user == username || name() == Some(user),
+            Self::UserPrefix(prefix) => {
+                username.starts_with(prefix) || name().is_some_and(|name| name.starts_with(prefix.as_str()))
+            }
+            Self::Client(range) => range.contains(&client),
+        }
+    }
+}
+
+/// An address alone is a range of one.
+pub fn parse_range(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// The text names no user and no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSubject;
+
+impl fmt::Display for NoSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("expected a user, the beginning of names with * at the end, or an address or range of addresses")
+    }
+}
+
+impl FromStr for Subject {
+    type Err = NoSubject;
+
+    /// Without `user:` or `client:` in front, what is an address or a range is a client, all else a user.
+    fn from_str(text: &str) -> Result<Self, NoSubject> {
+        match text.split_once(':') {
+            _ if text.is_empty() => Err(NoSubject),
+            Some(("user", "")) => Err(NoSubject),
+            Some(("user", user)) => Ok(Self::user(user)),
+            Some(("client", client)) => Self::client(client),
+            _ => Ok(parse_range(text).map_or_else(|| Self::user(text), Self::Client)),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "user:{user}"),
+            Self::UserPrefix(prefix) => write!(f, "user:{prefix}*"),
+            Self::Client(range) => write!(f, "client:{range}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::credentials::UserKind;
+    use super::super::long_term::PasswordAlgorithm;
+    use super::*;
+
+    fn covers(subject: &str, username: &str, client: &str) -> bool {
+        let credentials = Credentials {
+            username: Arc::from(username),
+            kind: UserKind::Named,
+            algorithm: PasswordAlgorithm::Md5,
+            key: PasswordAlgorithm::Md5.key(b"u", "r", b"p"),
+        };
+        subject.parse::<Subject>().unwrap().covers(&credentials, client.parse().unwrap())
+    }
+
+    #[test]
+    fn a_user_is_met_with_and_without_the_expiry() {
+        for subject in ["alice", "user:alice", "1700000000:alice", "al*", "1700*", "192.0.2.0/24", "client:192.0.2.1"] {
+            assert!(covers(subject, "1700000000:alice", "192.0.2.1"), "{subject}");
+        }
+        for subject in
+            ["alic", "user:alice ", "1700000001:alice", "b*", "192.0.3.0/24", "user:192.0.2.1", "2001:db8::/32"]
+        {
+            assert!(!covers(subject, "1700000000:alice", "192.0.2.1"), "{subject}");
+        }
+    }
+
+    #[test]
+    fn subjects_are_read_as_they_are_written() {
+        for text in ["user:alice", "user:alice*", "user:*", "client:192.0.2.1/32", "client:2001:db8::/32"] {
+            assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
+        }
+        for text in ["", "user:", "client:", "client:alice", "client:192.0.2.0/33"] {
+            assert_eq!(text.parse::<Subject>(), Err(NoSubject), "{text}");
+        }
+    }
+}

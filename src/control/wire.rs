@@ -1,0 +1,163 @@
+//! The words of the admin API, as docs/openapi.json has them. Times are seconds since the Unix epoch, durations seconds.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::turn;
+
+/// The daemon as it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub process: u32,
+    /// `serving`.
+    pub state: String,
+    pub started_at: u64,
+    /// The configuration file, if there is one.
+    pub configuration: Option<String>,
+    pub workers: usize,
+    pub allocations: u64,
+    pub connections: u64,
+    pub relay_ports: RelayPorts,
+    pub listeners: Vec<String>,
+    pub certificates: Vec<Certificate>,
+}
+
+/// Relay ports of all relay addresses of a family.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RelayPorts {
+    pub ipv4: Usage,
+    pub ipv6: Usage,
+}
+
+/// How much of something is in use.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Usage {
+    pub used: u64,
+    pub all: u64,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Certificate {
+    pub file: String,
+    pub names: Vec<String>,
+    pub not_after: i64,
+    pub expired: bool,
+}
+
+/// Some of the sessions.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Sessions {
+    pub sessions: Vec<Session>,
+    /// How many there are that match; not told of a listing that has more.
+    pub matched: Option<u64>,
+    /// Where the next page of an unsorted listing begins: to be given as `after`.
+    pub next: Option<String>,
+}
+
+/// A live allocation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
+    pub id: String,
+    pub user: String,
+    pub client: SocketAddr,
+    /// `udp`, `tcp` or `tls`.
+    pub transport: String,
+    /// The address of this server that the client uses.
+    pub server: SocketAddr,
+    /// As clients are told them.
+    pub relayed: Vec<SocketAddr>,
+    pub started_at: u64,
+    pub expires_in: u64,
+    pub packets_to_peers: u64,
+    pub bytes_to_peers: u64,
+    pub packets_to_client: u64,
+    pub bytes_to_client: u64,
+    pub permissions: usize,
+    pub channels: usize,
+}
+
+/// A live allocation with its peers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionDetail {
+    #[serde(flatten)]
+    pub session: Session,
+    pub permitted_peers: Vec<Permission>,
+    pub bound_channels: Vec<Channel>,
+}
+
+/// A permission (RFC 8656 section 9).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Permission {
+    pub address: IpAddr,
+    pub expires_in: u64,
+}
+
+/// A channel binding (RFC 8656 section 12).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Channel {
+    pub number: u16,
+    pub peer: SocketAddr,
+    pub expires_in: u64,
+}
+
+/// Sessions to be ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evict {
+    pub ids: Vec<String>,
+}
+
+/// What became of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Evicted {
+    pub evicted: Vec<String>,
+    /// Those that had ended before, or never were.
+    pub unknown: Vec<String>,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    pub error: String,
+}
+
+impl From<turn::Session> for Session {
+    fn from(session: turn::Session) -> Self {
+        Self {
+            id: session.id.to_string(),
+            user: session.username.to_string(),
+            client: session.client.client.socket_addr(),
+            transport: session.client.transport.name().to_owned(),
+            server: session.client.server.socket_addr(),
+            relayed: session.relayed,
+            started_at: session.started,
+            expires_in: session.expires_in.as_secs(),
+            packets_to_peers: session.traffic.packets_to_peers,
+            bytes_to_peers: session.traffic.bytes_to_peers,
+            packets_to_client: session.traffic.packets_to_client,
+            bytes_to_client: session.traffic.bytes_to_client,
+            permissions: session.permissions,
+            channels: session.channels,
+        }
+    }
+}
+
+impl From<turn::SessionDetail> for SessionDetail {
+    fn from(detail: turn::SessionDetail) -> Self {
+        let permission =
+            |(address, left): (IpAddr, std::time::Duration)| Permission { address, expires_in: left.as_secs() };
+        let channel = |(number, peer, left): (u16, crate::address::PeerAddr, std::time::Duration)| Channel {
+            number,
+            peer: peer.socket_addr(),
+            expires_in: left.as_secs(),
+        };
+        Self {
+            permitted_peers: detail.permissions.into_iter().map(permission).collect(),
+            bound_channels: detail.channels.into_iter().map(channel).collect(),
+            session: detail.session.into(),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The admin API: its socket is opened with the others, and served by the runtime.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing::{error, info, warn};
+
+use super::{Crew, Failure, host};
+use crate::config::Loaded;
+use crate::control::api::{self, Api, Facts};
+use crate::control::metrics::TakeSnapshot;
+use crate::control::settings::{self, Settings};
+use crate::control::socket::{self, Place};
+
+/// The socket and its place in the file system.
+pub(super) struct Socket(UnixListener, Place);
+
+/// Opens the socket. One that was not asked for is done without where it cannot be had.
+pub(super) fn open(settings: &Settings) -> Result<Option<Socket>, Failure> {
+    let Some(path) = settings.served() else { return Ok(None) };
+    match (socket::listen(&path, settings.group_access), &settings.socket) {
+        (Ok((listener, place)), _) => {
+            info!(socket = %path.display(), "the admin API is served");
+            Ok(Some(Socket(listener, place)))
+        }
+        (Err(source), settings::Socket::At(_)) => Err(Failure::Admin { socket: path, source }),
+        (Err(error), settings::Socket::Default | settings::Socket::Off) => {
+            warn!(socket = %path.display(), %error, "the admin API is not served, and ferryd's verbs find nobody");
+            Ok(None)
+        }
+    }
+}
+
+/// Serves the API on the runtime; the socket goes with what is returned.
+pub(super) fn serve(socket: Socket, loaded: &Loaded, crew: &Crew, take: TakeSnapshot) -> Result<Place, Failure> {
+    let Socket(listener, place) = socket;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(host("serve the admin socket"))?;
+    let api = Arc::new(Api::new(facts(loaded), crew.handles.clone(), take));
+    tokio::spawn(async move {
+        if let Err(error) = api::serve(listener, api).await {
+            error!(%error, "the admin API ended");
+        }
+    });
+    Ok(place)
+}
+
+fn facts(loaded: &Loaded) -> Facts {
+    let words = |listener: &crate::worker::settings::Listener| format!("{} {}", listener.kind.name(), listener.address);
+    Facts {
+        started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        configuration: loaded.sources.file.as_ref().map(|file| file.display().to_string()),
+        listeners: loaded.settings.listeners.iter().map(words).collect(),
+    }
+}
