@@ -14,6 +14,13 @@ use crate::net::udp::{HEADROOM, PAYLOAD_MAX, TAILROOM};
 /// Buffers of a worker; a power of two. More than arrive in one turn of half a millisecond at any rate that one core
 /// can serve.
 pub(super) const BUFFERS: u16 = 1024;
+/// Buffers that the kernel has while little arrives: 64 x the few lines that a small datagram touches stay in the first
+/// cache, and their pages in the TLB.
+const STOCK_MIN: u16 = 64;
+/// The stock is this many times what a turn uses, so that a burst finds some.
+const STOCK_TURNS: u16 = 4;
+/// Turns after which a stock that was too large for all of them is halved.
+const STOCK_WINDOW: u16 = 256;
 /// The group that receives name.
 pub(super) const GROUP: u16 = 0;
 
@@ -33,6 +40,11 @@ pub(super) struct Buffers {
     ring: Mapping,
     bytes: Mapping,
     tail: u16,
+    /// Those that the kernel does not have; the last used first.
+    spare: Vec<u16>,
+    /// How many the kernel has.
+    given: u16,
+    stock: Stock,
     /// What each receive asks for.
     template: Box<libc::msghdr>,
 }
@@ -60,9 +72,9 @@ impl Buffers {
         let mut template: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         template.msg_namelen = NAME_BYTES as libc::socklen_t;
         template.msg_controllen = CONTROL_BYTES as _;
-        let mut buffers = Self { ring, bytes, tail: 0, template };
-        (0..BUFFERS).for_each(|buffer| buffers.give(buffer));
-        buffers.publish();
+        let spare = (0..BUFFERS).collect();
+        let mut buffers = Self { ring, bytes, tail: 0, spare, given: 0, stock: Stock::default(), template };
+        buffers.give_up_to(STOCK_MIN);
         Ok(buffers)
     }
 
@@ -71,8 +83,28 @@ impl Buffers {
         &raw const *self.template
     }
 
+    /// Takes back what a turn has used, and gives the kernel as many as the next turns may need. The kernel had none left
+    /// if it `ran_out`.
+    pub(super) fn recycle(&mut self, used: &mut Vec<u16>, ran_out: bool) {
+        let count = used.len() as u16;
+        self.given -= count;
+        self.spare.append(used);
+        let wanted = self.stock.after(count, ran_out);
+        self.give_up_to(wanted);
+    }
+
+    fn give_up_to(&mut self, wanted: u16) {
+        while self.given < wanted
+            && let Some(buffer) = self.spare.pop()
+        {
+            self.give(buffer);
+            self.given += 1;
+        }
+        self.publish();
+    }
+
     /// Gives a buffer to the kernel with the next [`Self::publish`].
-    pub(super) fn give(&mut self, buffer: u16) {
+    fn give(&mut self, buffer: u16) {
         let index = usize::from(self.tail & (BUFFERS - 1));
         let address = self.base(buffer) as u64;
         // SAFETY: the index is below the number of entries of the mapping; the kernel reads entries below the published
@@ -85,7 +117,7 @@ impl Buffers {
     }
 
     /// Lets the kernel see what was given.
-    pub(super) fn publish(&mut self) {
+    fn publish(&mut self) {
         // SAFETY: the ring is a mapping with the tail at its place; the kernel reads it atomically.
         let tail = unsafe { &*BufRingEntry::tail(self.ring.base.cast()).cast::<AtomicU16>() };
         tail.store(self.tail, Ordering::Release);
@@ -134,6 +166,37 @@ impl Buffers {
     }
 }
 
+/// How many buffers the kernel is to have. It takes them in the order in which they were given, so all that it has are
+/// touched in turn: with few, it is the same few.
+#[derive(Debug)]
+struct Stock {
+    wanted: u16,
+    /// The most that one turn of the window used.
+    most: u16,
+    turns: u16,
+}
+
+impl Default for Stock {
+    fn default() -> Self {
+        Self { wanted: STOCK_MIN, most: 0, turns: 0 }
+    }
+}
+
+impl Stock {
+    /// The number after a turn that used `used` of them, or all if they `ran_out`.
+    fn after(&mut self, used: u16, ran_out: bool) -> u16 {
+        self.most = self.most.max(if ran_out { BUFFERS } else { used });
+        let needed = self.most.saturating_mul(STOCK_TURNS).clamp(STOCK_MIN, BUFFERS);
+        self.wanted = self.wanted.max(needed);
+        self.turns += 1;
+        if self.turns == STOCK_WINDOW {
+            self.wanted = needed.max(self.wanted / 2);
+            (self.most, self.turns) = (0, 0);
+        }
+        self.wanted
+    }
+}
+
 /// Anonymous memory in whole pages, all zero.
 struct Mapping {
     base: *mut u8,
@@ -169,5 +232,30 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours and nobody else refers to it.
         unsafe { libc::munmap(self.base.cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_buffers_serve_little_traffic_and_all_of_them_a_burst() {
+        let mut stock = Stock::default();
+        assert_eq!(stock.after(8, false), 64);
+        assert_eq!(stock.after(40, false), 160);
+        assert_eq!(stock.after(1, false), 160, "kept for the next burst");
+        assert_eq!(stock.after(900, false), BUFFERS);
+        assert_eq!(Stock::default().after(3, true), BUFFERS);
+    }
+
+    #[test]
+    fn the_stock_shrinks_when_nothing_has_needed_it_for_long() {
+        let mut stock = Stock::default();
+        stock.after(0, true);
+        for _ in 0..6 * u32::from(STOCK_WINDOW) {
+            stock.after(8, false);
+        }
+        assert_eq!(stock.wanted, STOCK_MIN);
     }
 }

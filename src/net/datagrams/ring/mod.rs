@@ -50,6 +50,8 @@ pub struct RingDatagrams {
     taken: Vec<Completion>,
     /// Buffers that the turn has seen.
     used: Vec<u16>,
+    /// A receive found no buffer.
+    ran_out: bool,
     closed: VecDeque<Token>,
     /// The receive that is being cancelled.
     ending: Option<Job>,
@@ -140,6 +142,7 @@ impl RingDatagrams {
             completions: VecDeque::with_capacity(COMPLETIONS as usize),
             taken: Vec::with_capacity(COMPLETIONS as usize),
             used: Vec::with_capacity(usize::from(BUFFERS)),
+            ran_out: false,
             closed: VecDeque::new(),
             ending: None,
             sent: SendReport::default(),
@@ -254,6 +257,7 @@ impl RingDatagrams {
             self.arm(SocketKey(key));
         }
         let Ok(filled) = usize::try_from(completion.result) else {
+            self.ran_out |= completion.result == -libc::ENOBUFS;
             return may_come_from_icmp(-completion.result).then_some(Arrival::Errors(token));
         };
         let buffer = buffer?;
@@ -346,10 +350,7 @@ impl Datagrams for RingDatagrams {
 
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>, rest: Option<Duration>) -> io::Result<()> {
         self.flush();
-        for buffer in self.used.drain(..) {
-            self.buffers.give(buffer);
-        }
-        self.buffers.publish();
+        self.buffers.recycle(&mut self.used, std::mem::take(&mut self.ran_out));
         if !self.poll_is_armed {
             self.arm_poll();
         }
