@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use rand::RngExt;
 
-use super::allocation::Allocation;
+use super::allocation::{Allocation, Flow, NoFlow};
 use super::effect::{Effect, Forward, Prefix};
-use super::ids::RelayId;
+use super::ids::{AllocationId, RelayId};
 use super::outcome::{DropReason, Outcome};
 use super::peer_policy::Reach;
 use super::server::{Now, Server};
@@ -24,9 +24,9 @@ impl Server {
         let data = ChannelData::parse(bytes).ok_or(DropReason::MalformedChannelData)?;
         let id = self.table.find(client).ok_or(DropReason::NoAllocation)?;
         self.client_speaks(id, client);
-        let allocation = self.table.get(id).ok_or(DropReason::NoAllocation)?;
-        let peer = allocation.channel(data.channel, now.instant).ok_or(DropReason::NoChannel)?.peer;
-        self.send(now, RelayId { allocation: id, family: peer.family() }, peer, data.data(), false)
+        let allocation = self.table.get_mut(id).ok_or(DropReason::NoAllocation)?;
+        let flow = allocation.flow_of(data.channel, now.instant).map_err(lacks_for_client)?;
+        self.send(now, id, flow, data.data(), false)
     }
 
     /// A Send indication from a client (RFC 8656 section 11.2).
@@ -56,9 +56,11 @@ impl Server {
         }
         let (Some(peer), Some(payload)) = (peer, payload) else { return Err(DropReason::IncompleteSend) };
         let peer = PeerAddr::new(peer);
-        let allocation = self.table.find(client).ok_or(DropReason::NoAllocation)?;
-        self.client_speaks(allocation, client);
-        self.send(now, RelayId { allocation, family: peer.family() }, peer, payload, dont_fragment)
+        let id = self.table.find(client).ok_or(DropReason::NoAllocation)?;
+        self.client_speaks(id, client);
+        let allocation = self.table.get_mut(id).ok_or(DropReason::NoAllocation)?;
+        let flow = allocation.flow_to(peer, now.instant).map_err(lacks_for_client)?;
+        self.send(now, id, flow, payload, dont_fragment)
     }
 
     /// A datagram at a relayed address, from the network or from another allocation (RFC 8656 section 11.3).
@@ -70,15 +72,11 @@ impl Server {
         payload: Range<usize>,
     ) -> Result<Forward, DropReason> {
         let allocation = self.table.get_mut(relay.allocation).ok_or(DropReason::NoRelay)?;
-        if !allocation.relays_at(relay.family, now.instant) {
-            return Err(DropReason::NoRelay);
-        }
-        // RFC 8656 section 9: "only addresses are compared and port numbers are not considered".
-        allocation.permission(from.ip(), now.instant).ok_or(DropReason::NoPermission)?;
+        let flow = allocation.flow_to(from, now.instant).map_err(lacks_for_peer)?;
         if allocation.is_away() {
             return Err(DropReason::ClientAway);
         }
-        let (prefix, padding) = match allocation.channel_to(from, now.instant) {
+        let (prefix, padding) = match flow.channel {
             // RFC 8656 section 12.5: the server "MUST use the ChannelData message if a channel has been bound".
             Some(channel) => {
                 let len = u16::try_from(payload.len()).map_err(|_| DropReason::TooLong)?;
@@ -100,20 +98,17 @@ impl Server {
         Ok(Forward::ToClient { route: allocation.route, client: allocation.client, prefix, payload, padding })
     }
 
-    /// Data of a client to a peer: the permission decides, and where it leads.
+    /// Data of a client to a peer: the permission decides where it leads.
     fn send(
         &mut self,
         now: Now,
-        relay: RelayId,
-        peer: PeerAddr,
+        id: AllocationId,
+        flow: Flow,
         payload: Range<usize>,
         dont_fragment: bool,
     ) -> Result<Forward, DropReason> {
-        let allocation = self.table.get_mut(relay.allocation).ok_or(DropReason::NoAllocation)?;
-        if allocation.opening.is_some() || !allocation.relays_at(relay.family, now.instant) {
-            return Err(DropReason::NoAllocation);
-        }
-        let reach = allocation.permission(peer.ip(), now.instant).ok_or(DropReason::NoPermission)?.reach;
+        let Flow { peer, reach, .. } = flow;
+        let relay = RelayId { allocation: id, family: peer.family() };
         if peer.port() == 0 {
             return Err(DropReason::ForbiddenPort);
         }
@@ -126,7 +121,7 @@ impl Server {
                 self.send_to_own(now, relay, peer, payload.clone(), reach, dont_fragment)?
             }
         };
-        if let Some(allocation) = self.table.get_mut(relay.allocation) {
+        if let Some(allocation) = self.table.get_mut(id) {
             allocation.traffic.packets_to_peers += 1;
             allocation.traffic.bytes_to_peers += payload.len() as u64;
         }
@@ -245,6 +240,23 @@ fn data_indication(id: TransactionId, from: PeerAddr, payload_len: usize) -> Res
         address,
         &attribute(AttributeType::DATA, payload_len),
     ]))
+}
+
+/// Why a client's data is dropped.
+fn lacks_for_client(lack: NoFlow) -> DropReason {
+    match lack {
+        NoFlow::Relay => DropReason::NoAllocation,
+        NoFlow::Channel => DropReason::NoChannel,
+        NoFlow::Permission => DropReason::NoPermission,
+    }
+}
+
+/// Why a peer's datagram is dropped.
+fn lacks_for_peer(lack: NoFlow) -> DropReason {
+    match lack {
+        NoFlow::Relay => DropReason::NoRelay,
+        NoFlow::Channel | NoFlow::Permission => DropReason::NoPermission,
+    }
 }
 
 fn padding(len: usize) -> u8 {

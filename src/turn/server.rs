@@ -237,7 +237,7 @@ impl Server {
 
     /// The relayed address behind a relay, while it lives.
     pub fn relayed_address(&self, relay: RelayId) -> Option<RelayedAddr> {
-        Some(self.table.get(relay.allocation)?.relays.get(relay.family)?.address)
+        Some(self.table.get(relay.allocation)?.relays().get(relay.family)?.address)
     }
 
     /// Whether a client has an allocation.
@@ -278,7 +278,7 @@ impl Server {
     fn expire(&mut self, id: AllocationId, now: Instant) {
         let Some(allocation) = self.table.get(id) else { return };
         for family in [Family::V4, Family::V6] {
-            if allocation.relays.get(family).is_some_and(|relay| relay.expires_at <= now) {
+            if allocation.relays().get(family).is_some_and(|relay| relay.expires_at <= now) {
                 return self.end_family(id, family, EndReason::Expired, now);
             }
         }
@@ -314,13 +314,13 @@ impl Server {
     /// address family."
     pub(super) fn end_family(&mut self, id: AllocationId, family: Family, reason: EndReason, now: Instant) {
         let Some(allocation) = self.table.get_mut(id) else { return };
-        if allocation.relays.get(family.other()).is_none() {
+        if allocation.relays().get(family.other()).is_none() {
             return self.end(id, reason);
         }
         self.close_channels(id, now, Some(family));
         let Some(allocation) = self.table.get_mut(id) else { return };
         allocation.forget_permissions(now, Some(family));
-        if let Some(relay) = allocation.relays.remove(family) {
+        if let Some(relay) = allocation.relays_mut().remove(family) {
             self.close_relay(RelayId { allocation: id, family }, relay.address);
         }
         self.expire(id, now);
@@ -344,11 +344,11 @@ impl Server {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
         }
-        for relay in allocation.relays.iter() {
+        for relay in allocation.relays().iter() {
             self.close_relay(RelayId { allocation: id, family: relay.address.family() }, relay.address);
         }
         if let Some(opening) = &allocation.opening {
-            if let (Some(true), Some(relay)) = (opening.even_port, allocation.relays.iter().next()) {
+            if let (Some(true), Some(relay)) = (opening.even_port, allocation.relays().iter().next()) {
                 self.effects.push_back(Effect::CloseHeld { address: next_port(relay.address) });
             }
             return;
@@ -358,7 +358,7 @@ impl Server {
             id: self.session_id(id, allocation.started),
             username: Arc::clone(&allocation.credentials.username),
             client: allocation.client,
-            relayed: allocation.relays.iter().map(|relay| self.shared.ports.public(relay.address)).collect(),
+            relayed: allocation.relays().iter().map(|relay| self.shared.ports.public(relay.address)).collect(),
             peers,
             peers_more,
             traffic: allocation.traffic,

@@ -171,7 +171,7 @@ impl Server {
             id: self.session_id(id, allocation.started),
             username: Arc::clone(&allocation.credentials.username),
             client: allocation.client,
-            relayed: allocation.relays.iter().map(|relay| self.shared.ports.public(relay.address)).collect(),
+            relayed: allocation.relays().iter().map(|relay| self.shared.ports.public(relay.address)).collect(),
             traffic: allocation.traffic,
             started: allocation.started,
             expires_in: allocation.expires_at()?.saturating_duration_since(now),

@@ -76,7 +76,7 @@ impl Server {
         );
         let expires_at = request.now.instant + lifetime;
         for address in addresses.into_iter().flatten() {
-            allocation.relays.insert(Relay { address, expires_at });
+            allocation.relays_mut().insert(Relay { address, expires_at });
         }
         let id = self.table.insert(allocation);
         self.rearm(id);
@@ -246,7 +246,7 @@ impl Server {
         self.release_claim(taken, even_port);
         match claimed {
             Ok(address) => {
-                if let Some(slot) = self.table.get_mut(relay.allocation).and_then(|it| it.relays.get_mut(relay.family))
+                if let Some(slot) = self.table.get_mut(relay.allocation).and_then(|it| it.relays_mut().get_mut(relay.family))
                 {
                     slot.address = address;
                 }
@@ -278,18 +278,17 @@ impl Server {
     fn abandon(&mut self, now: Now, relay: RelayId) {
         let id = relay.allocation;
         let Some(allocation) = self.table.get_mut(id) else { return };
-        allocation.relays.remove(relay.family);
+        allocation.relays_mut().remove(relay.family);
         let Some(opening) = allocation.opening.as_mut() else { return };
         opening.waiting -= 1;
-        let waiting = opening.waiting;
-        if allocation.relays.iter().next().is_some() {
+        let (waiting, envelope) = (opening.waiting, opening.envelope.clone());
+        if allocation.relays().iter().next().is_some() {
             allocation.created.address_error = Some((relay.family, ErrorCode::InsufficientCapacity));
             if waiting == 0 {
                 self.finish_allocate(now, id);
             }
             return;
         }
-        let envelope = opening.envelope.clone();
         self.end(id, super::super::effect::EndReason::Evicted);
         self.refuse(&envelope, ErrorCode::InsufficientCapacity, |_| {});
     }
@@ -300,13 +299,14 @@ impl Server {
         let Some(allocation) = self.table.get_mut(id) else { return };
         let Some(opening) = allocation.opening.take().map(|opening| *opening) else { return };
         allocation.set_expiry(now.instant + opening.lifetime);
-        if let (Some(quota), Some(relay)) = (opening.reservation_quota, allocation.relays.iter().next()) {
+        let first = allocation.relays().iter().next().copied();
+        if let (Some(quota), Some(relay)) = (opening.reservation_quota, first) {
             let expires_at = now.instant + RESERVATION_LIFETIME;
             self.shared.reservations.insert(token, next_port(relay.address), self.worker, expires_at, quota);
             self.reserved.push_back((expires_at, token));
             allocation.created.reservation = Some(token);
         }
-        for relay in allocation.relays.iter() {
+        for relay in allocation.relays().iter() {
             let relay_id = RelayId { allocation: id, family: relay.address.family() };
             self.shared.ports.publish(relay.address, self.worker, relay_id);
         }
@@ -323,7 +323,7 @@ impl Server {
         let left = allocation.expires_at().map(|at| at.saturating_duration_since(now.instant)).unwrap_or_default();
         let created = allocation.created;
         let relays = [Family::V4, Family::V6]
-            .map(|family| allocation.relays.get(family).map(|relay| self.shared.ports.public(relay.address)));
+            .map(|family| allocation.relays().get(family).map(|relay| self.shared.ports.public(relay.address)));
         let ticket = allocation.mobility.as_ref().map(|mobility| *mobility.ticket());
         let mapped: SocketAddr = envelope.client.client.socket_addr();
         self.succeed(envelope, |builder| {

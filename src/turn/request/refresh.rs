@@ -44,7 +44,7 @@ impl Server {
                 allocation.credentials = request.credentials.clone();
             }
             for family in families.into_iter().flatten() {
-                if let Some(relay) = allocation.relays.get_mut(family) {
+                if let Some(relay) = allocation.relays_mut().get_mut(family) {
                     relay.expires_at = now + lifetime;
                 }
             }
