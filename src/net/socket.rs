@@ -1,7 +1,7 @@
 //! Opening sockets, with every option that the packet loop relies on.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libc::c_int;
@@ -44,14 +44,14 @@ impl Default for UdpOptions {
 ///
 /// The first is bound without SO_REUSEPORT, so that it fails with [`Reason::InUse`] if anything else is on the port,
 /// another ferryd included; the others join it afterwards. An IPv6 wildcard is of its own family only. The sockets
-/// report the destination address, TOS and drop counter of each datagram, and never set the DF bit.
+/// report TOS and drop counter of each datagram, on a wildcard its destination address too, and never set the DF bit.
 pub fn open_udp_listeners(
     address: SocketAddr,
     count: usize,
     options: &UdpOptions,
 ) -> Result<Vec<UdpSocket>, OpenError> {
     let opening = Opening { purpose: Purpose::UdpListener, address };
-    let first = opening.udp_socket(listener_options(Family::of(address.ip())), options)?;
+    let first = opening.udp_socket(listener_options(address.ip()), options)?;
     opening.bind(&first, address)?;
     let first = UdpSocket::from(first);
     let bound = first.local_addr().map_err(|error| opening.failed(error))?;
@@ -60,7 +60,7 @@ pub fn open_udp_listeners(
         opening.set(&group[0], &REUSE_PORT)?;
     }
     for _ in 1..count {
-        let socket = opening.udp_socket(listener_options(Family::of(address.ip())), options)?;
+        let socket = opening.udp_socket(listener_options(address.ip()), options)?;
         opening.set(&socket, &REUSE_PORT)?;
         opening.bind(&socket, bound)?;
         group.push(socket.into());
@@ -204,21 +204,15 @@ const FRAGMENT_V6: SocketOption = SocketOption {
 const TOS_V4: SocketOption = SocketOption::on(libc::IPPROTO_IP, libc::IP_RECVTOS, "IP_RECVTOS");
 const TOS_V6: SocketOption = SocketOption::on(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, "IPV6_RECVTCLASS");
 
-fn listener_options(family: Family) -> &'static [SocketOption] {
-    match family {
-        Family::V4 => {
-            const { &[DROP_COUNTER, FRAGMENT_V4, TOS_V4, SocketOption::on(libc::IPPROTO_IP, libc::IP_PKTINFO, "IP_PKTINFO")] }
-        }
-        Family::V6 => {
-            const {
-                &[
-                    DROP_COUNTER,
-                    FRAGMENT_V6,
-                    TOS_V6,
-                    SocketOption::on(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, "IPV6_RECVPKTINFO"),
-                ]
-            }
-        }
+const DESTINATION_V4: SocketOption = SocketOption::on(libc::IPPROTO_IP, libc::IP_PKTINFO, "IP_PKTINFO");
+const DESTINATION_V6: SocketOption = SocketOption::on(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, "IPV6_RECVPKTINFO");
+
+fn listener_options(ip: IpAddr) -> &'static [SocketOption] {
+    match (Family::of(ip), ip.is_unspecified()) {
+        (Family::V4, false) => const { &[DROP_COUNTER, FRAGMENT_V4, TOS_V4] },
+        (Family::V4, true) => const { &[DROP_COUNTER, FRAGMENT_V4, TOS_V4, DESTINATION_V4] },
+        (Family::V6, false) => const { &[DROP_COUNTER, FRAGMENT_V6, TOS_V6] },
+        (Family::V6, true) => const { &[DROP_COUNTER, FRAGMENT_V6, TOS_V6, DESTINATION_V6] },
     }
 }
 

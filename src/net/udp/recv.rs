@@ -244,7 +244,9 @@ mod tests {
             let mut batch = RecvBatch::new(4);
             assert_eq!(receive_anew(&mut batch, &socket, 4), 1);
             let from = client.local_addr().unwrap();
-            let expected = RecvMeta { from, to: Some(to), len: 5, tos: 0, truncated: false, drops: None };
+            // A socket that has one address alone need not be told.
+            let told = any.starts_with(['0', '[']).then_some(to);
+            let expected = RecvMeta { from, to: told, len: 5, tos: 0, truncated: false, drops: None };
             assert_eq!(batch.meta(0), expected);
             assert_eq!(batch.datagram(0), b"hello");
         }
@@ -274,20 +276,21 @@ mod tests {
     #[test]
     fn a_batch_is_used_again_without_a_trace_of_the_last_one() {
         let mut batch = RecvBatch::new(2);
-        let v6 = listener("[::1]:0");
-        let v4 = listener("127.0.0.1:0");
+        let v6 = listener("[::]:0");
+        let v4 = listener("0.0.0.0:0");
         let from_v6 = UdpSocket::bind("[::1]:0").unwrap();
         let from_v4 = UdpSocket::bind("127.0.0.1:0").unwrap();
         // Its control messages need more room than those of IPv4 left.
         socket2::SockRef::from(&from_v6).set_tclass_v6(0xb9).unwrap();
         for _ in 0..3 {
             for (socket, client, payload) in [(&v4, &from_v4, &b"four"[..]), (&v6, &from_v6, &b"sixsix"[..])] {
-                client.send_to(payload, socket.local_addr().unwrap()).unwrap();
+                let asked = client.local_addr().unwrap().ip();
+                client.send_to(payload, (asked, socket.local_addr().unwrap().port())).unwrap();
                 wait_for_datagram(socket);
                 assert_eq!(receive_anew(&mut batch, socket, 2), 1);
                 assert_eq!(batch.meta(0).from, client.local_addr().unwrap());
-                assert_eq!(batch.meta(0).to, Some(socket.local_addr().unwrap().ip()));
-                assert_eq!(batch.meta(0).tos, if socket.local_addr().unwrap().is_ipv6() { 0xb9 } else { 0 });
+                assert_eq!(batch.meta(0).to, Some(asked));
+                assert_eq!(batch.meta(0).tos, if asked.is_ipv6() { 0xb9 } else { 0 });
                 assert_eq!(batch.datagram(0), payload);
             }
         }

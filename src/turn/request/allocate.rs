@@ -246,7 +246,8 @@ impl Server {
         self.release_claim(taken, even_port);
         match claimed {
             Ok(address) => {
-                if let Some(slot) = self.table.get_mut(relay.allocation).and_then(|it| it.relays_mut().get_mut(relay.family))
+                if let Some(slot) =
+                    self.table.get_mut(relay.allocation).and_then(|it| it.relays_mut().get_mut(relay.family))
                 {
                     slot.address = address;
                 }

@@ -12,7 +12,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use self::buffers::{BUFFERS, Buffers, GROUP};
@@ -28,6 +28,8 @@ const COMPLETIONS: u32 = 8192;
 const COPIES_BYTES: usize = 16 << 16;
 /// System calls that a cancelled receive is given to end: each runs some of the kernel's outstanding work.
 const CANCEL_TURNS: usize = 64;
+/// Listeners that the kernel keeps at hand, so that a send need not look its socket up; further ones work as well.
+const LISTENERS_AT_HAND: u32 = 64;
 /// Completions worth a wake-up before a rest is over.
 const ENOUGH: usize = 128;
 
@@ -43,6 +45,8 @@ pub struct RingDatagrams {
     poll: Poll,
     sockets: Vec<Option<Entry>>,
     free: Vec<u32>,
+    /// Free places among the sockets at hand.
+    places: Vec<u32>,
     generation: u32,
     /// Completions taken from the ring, in order.
     completions: VecDeque<Completion>,
@@ -67,6 +71,8 @@ struct Entry {
     generation: u32,
     /// A receive is under way.
     is_armed: bool,
+    /// Its place among the sockets that the kernel has at hand.
+    at_hand: Option<Fixed>,
 }
 
 /// A datagram that was submitted in this turn.
@@ -128,6 +134,7 @@ impl RingDatagrams {
             return Err(io::Error::other("this kernel's io_uring has no minimum wait (Linux 6.12)"));
         }
         let buffers = Buffers::register(&ring.submitter())?;
+        ring.submitter().register_files_sparse(LISTENERS_AT_HAND)?;
         Ok(Self {
             ring,
             buffers,
@@ -138,6 +145,7 @@ impl RingDatagrams {
             poll: Poll::new()?,
             sockets: Vec::new(),
             free: Vec::new(),
+            places: (0..LISTENERS_AT_HAND).rev().collect(),
             generation: 0,
             completions: VecDeque::with_capacity(COMPLETIONS as usize),
             taken: Vec::with_capacity(COMPLETIONS as usize),
@@ -172,6 +180,16 @@ impl RingDatagrams {
         let fd = Fd(entry.socket.as_raw_fd());
         let receive = opcode::RecvMsgMulti::new(fd, self.buffers.template(), GROUP).build().user_data(job.pack());
         self.submit_entry(&receive);
+    }
+
+    /// Has the kernel keep a socket at hand, if there is a place.
+    fn keep_at_hand(&mut self, socket: &UdpSocket) -> Option<Fixed> {
+        let place = self.places.pop()?;
+        if self.ring.submitter().register_files_update(place, &[socket.as_raw_fd()]).is_err() {
+            self.places.push(place);
+            return None;
+        }
+        Some(Fixed(place))
     }
 
     fn arm_poll(&mut self) {
@@ -292,13 +310,16 @@ impl RingDatagrams {
     /// Queues the datagram whose header has just been laid out.
     fn send(&mut self, send: Send) {
         let index = self.sends.len();
-        let Some(socket) = self.socket(send.destination.socket) else {
+        let Some(Some(entry)) = self.sockets.get(send.destination.socket.0 as usize) else {
             self.sent.closed += 1;
             return;
         };
-        let fd = Fd(socket.as_raw_fd());
         let header = self.layout.header(index).cast::<libc::msghdr>();
-        let entry = opcode::SendMsg::new(fd, header)
+        let operation = match entry.at_hand {
+            Some(place) => opcode::SendMsg::new(place, header),
+            None => opcode::SendMsg::new(Fd(entry.socket.as_raw_fd()), header),
+        };
+        let entry = operation
             .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
@@ -315,14 +336,15 @@ impl Datagrams for RingDatagrams {
         Ok(())
     }
 
-    fn add(&mut self, token: Token, _role: Role, socket: UdpSocket) -> io::Result<SocketKey> {
+    fn add(&mut self, token: Token, role: Role, socket: UdpSocket) -> io::Result<SocketKey> {
         let key = self.free.pop().unwrap_or_else(|| {
             self.sockets.push(None);
             (self.sockets.len() - 1) as u32
         });
         self.generation = (self.generation + 1) & GENERATION_MASK;
         let generation = self.generation;
-        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false });
+        let at_hand = (role == Role::Listener).then(|| self.keep_at_hand(&socket)).flatten();
+        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false, at_hand });
         self.arm(SocketKey(key));
         Ok(SocketKey(key))
     }
@@ -335,6 +357,10 @@ impl Datagrams for RingDatagrams {
         if entry.is_armed {
             let job = Job::Receive { key: key.0, generation: entry.generation };
             self.cancel(job);
+        }
+        if let Some(Fixed(place)) = entry.at_hand {
+            let _ = self.ring.submitter().register_files_update(place, &[-1]);
+            self.places.push(place);
         }
         self.free.push(key.0);
         self.closed.push_back(entry.token);
