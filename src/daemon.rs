@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -130,11 +131,11 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
         let mut signals = Signals::new().map_err(host("listen to signals"))?;
         let admission = Admission::new(settings.accept);
         let next = Arc::new(AtomicUsize::new(0));
-        for (listener, accept) in sockets.streams {
+        for (listener, accept, proxies) in sockets.streams {
             let sink = crew.sink(&next);
             let (tls, admission) = (tls.clone(), Arc::clone(&admission));
             tokio::spawn(async move {
-                let Err(error) = accept::serve(listener, accept, tls, admission, sink).await;
+                let Err(error) = accept::serve(listener, accept, proxies, tls, admission, sink).await;
                 error!(%error, "a stream listener ended");
             });
         }
@@ -178,7 +179,8 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
 struct Sockets {
     /// By worker, then by listener. They live as long as the daemon, whatever becomes of its workers.
     udp: Vec<Vec<UdpSocket>>,
-    streams: Vec<(TcpListener, Accept)>,
+    /// Each with what it answers and the proxies that it believes.
+    streams: Vec<(TcpListener, Accept, Vec<IpNet>)>,
     metrics: Option<TcpListener>,
     admin: Option<admin::Socket>,
 }
@@ -198,7 +200,7 @@ impl Sockets {
                 }
                 ListenerKind::Stream(accept) => {
                     let socket = open_tcp_listener(listener.address, BACKLOG).map_err(Failure::Listener)?;
-                    sockets.streams.push((socket, accept));
+                    sockets.streams.push((socket, accept, listener.proxies.clone()));
                 }
             }
         }

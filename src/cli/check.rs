@@ -70,7 +70,8 @@ fn certificate_words(facts: &CertificateFacts, now: SystemTime) -> String {
 }
 
 fn listener_words(listener: &Listener) -> String {
-    format!("{} {}", listener.kind.name(), listener.address)
+    let proxies = if listener.proxies.is_empty() { "" } else { " behind proxies" };
+    format!("{} {}{proxies}", listener.kind.name(), listener.address)
 }
 
 fn relay_words(relay: &RelayAddress) -> String {

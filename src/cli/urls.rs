@@ -97,7 +97,7 @@ mod tests {
 
     fn with_tls(mut settings: Settings) -> Settings {
         let address = "0.0.0.0:5349".parse().unwrap();
-        settings.listeners.push(Listener { address, kind: ListenerKind::Stream(Accept::Tls) });
+        settings.listeners.push(Listener { address, kind: ListenerKind::Stream(Accept::Tls), proxies: Vec::new() });
         settings.tls.push(CertificateFiles { certificate: "c".into(), key: "k".into() });
         settings
     }

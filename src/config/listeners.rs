@@ -3,19 +3,23 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 
+use ipnet::IpNet;
+
 use super::certificate::{self, CertificateFacts};
 use super::host::HostFacts;
 use super::problem::{At, Report};
+use super::relay;
 use super::section::{Entry, Section};
 use super::settings::CertificateFiles;
 use crate::worker::settings::{Accept, Listener, ListenerKind};
 
 /// What the file calls a listener, before wildcards are spread over the families.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Spec {
     host: Host,
     port: u16,
     kind: ListenerKind,
+    proxies: Vec<IpNet>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +31,9 @@ enum Host {
 
 /// The listeners there are when none is configured.
 const DEFAULT: [Spec; 3] = [
-    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Udp },
-    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Stream(Accept::Both) },
-    Spec { host: Host::Any, port: 5349, kind: ListenerKind::Stream(Accept::Tls) },
+    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Udp, proxies: Vec::new() },
+    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() },
+    Spec { host: Host::Any, port: 5349, kind: ListenerKind::Stream(Accept::Tls), proxies: Vec::new() },
 ];
 
 /// Reads `listener`. Without TLS what is left of it is plain.
@@ -44,7 +48,7 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
         let remedy = "remove the key: the default listens on 3478 and 5349";
         report.problem(at.problem("found no listener", "at least one listener", remedy));
     }
-    let are_default = specs.iter().map(|spec| spec.value).eq(DEFAULT);
+    let are_default = specs.iter().map(|spec| &spec.value).eq(&DEFAULT);
     let mut listeners: Vec<Listener> = Vec::new();
     for Entry { value: spec, at } in specs {
         let Some(kind) = without_tls(spec.kind, tls) else {
@@ -55,7 +59,7 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
             continue;
         };
         for listener in spread(Spec { kind, ..spec }, host) {
-            if listeners.iter().any(|other| same_socket(*other, listener)) {
+            if listeners.iter().any(|other| same_socket(other, &listener)) {
                 let words = format!("{} is listened on already", listener.address);
                 report.problem(at.problem(words, "each address, port and transport once", "remove one of the two"));
             } else {
@@ -66,8 +70,8 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
     listeners
 }
 
-fn same_socket(one: Listener, other: Listener) -> bool {
-    let udp = |listener: Listener| listener.kind == ListenerKind::Udp;
+fn same_socket(one: &Listener, other: &Listener) -> bool {
+    let udp = |listener: &Listener| listener.kind == ListenerKind::Udp;
     one.address == other.address && udp(one) == udp(other)
 }
 
@@ -86,7 +90,11 @@ fn spread(spec: Spec, host: &HostFacts) -> Vec<Listener> {
         Host::Any if host.has_ipv6 => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         Host::Any => vec![Ipv4Addr::UNSPECIFIED.into()],
     };
-    let listener = |address| Listener { address: SocketAddr::new(address, spec.port), kind: spec.kind };
+    let listener = |address| Listener {
+        address: SocketAddr::new(address, spec.port),
+        kind: spec.kind,
+        proxies: spec.proxies.clone(),
+    };
     addresses.into_iter().map(listener).collect()
 }
 
@@ -104,6 +112,7 @@ fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Opti
     let accept_words = [("both", Accept::Both), ("tls", Accept::Tls), ("plain", Accept::Plain)];
     let accept = section.word("accept", &accept_words, report);
     let transport_at = section.at("transport");
+    let proxies = section.texts("proxy-protocol", report, relay::parse_range);
     section.finish(report);
     let complete = report.problems.len() == before;
     if address.is_none() && complete {
@@ -116,12 +125,20 @@ fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Opti
     if let (Some(Wire::Udp), Some(accept)) = (wire.as_ref().map(|wire| wire.value), &accept) {
         report.problem(accept.at.problem("stands on a udp listener", "accept on tcp listeners only", "remove it"));
     }
+    if let (Some(Wire::Udp), Some(range)) = (wire.as_ref().map(|wire| wire.value), proxies.first()) {
+        let remedy = "remove it: no datagram proxy announces clients in a form that others read; keep their addresses";
+        report.problem(range.at.problem("stands on a udp listener", "proxy-protocol on tcp listeners only", remedy));
+    }
+    for range in proxies.iter().filter(|range| range.value.prefix_len() == 0) {
+        report.warn(&range.at, "whoever reaches the listener may say that it is any client; name the proxies alone");
+    }
     let (host_part, port) = parse_address(&address?, host, report)?;
     let kind = match wire?.value {
         Wire::Udp => ListenerKind::Udp,
         Wire::Tcp => ListenerKind::Stream(accept.map_or(Accept::Both, |accept| accept.value)),
     };
-    Some(Entry { value: Spec { host: host_part, port, kind }, at })
+    let proxies = proxies.into_iter().map(|range| range.value).collect();
+    Some(Entry { value: Spec { host: host_part, port, kind, proxies }, at })
 }
 
 fn parse_address(entry: &Entry<String>, host: &HostFacts, report: &mut Report) -> Option<(Host, u16)> {

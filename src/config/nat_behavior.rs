@@ -98,12 +98,12 @@ fn listen(endpoints: &Endpoints, listeners: &mut Vec<Listener>) {
     let [primary, ..] = endpoints.all();
     let listens =
         |listener: &Listener, at: SocketAddr| listener.address.port() == at.port() && serves(listener, at.ip());
-    let kinds: Vec<_> =
-        listeners.iter().filter(|listener| listens(listener, primary)).map(|listener| listener.kind).collect();
+    let models: Vec<_> = listeners.iter().filter(|listener| listens(listener, primary)).cloned().collect();
     for address in endpoints.all() {
-        for kind in &kinds {
-            if !listeners.iter().any(|listener| is_udp(listener.kind) == is_udp(*kind) && listens(listener, address)) {
-                listeners.push(Listener { address, kind: *kind });
+        for model in &models {
+            let same_wire = |listener: &Listener| is_udp(listener.kind) == is_udp(model.kind);
+            if !listeners.iter().any(|listener| same_wire(listener) && listens(listener, address)) {
+                listeners.push(Listener { address, ..model.clone() });
             }
         }
     }

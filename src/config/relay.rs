@@ -199,7 +199,7 @@ fn read_peers(mut peers: Section, own_addresses: Vec<IpAddr>, report: &mut Repor
     PeerSettings { allow, deny, allow_only, own_addresses, listener_ports: Vec::new() }
 }
 
-fn parse_range(text: &str, at: &At, report: &mut Report) -> Option<IpNet> {
+pub(super) fn parse_range(text: &str, at: &At, report: &mut Report) -> Option<IpNet> {
     let remedy = match values::parse_range(text) {
         Ok(range) => return Some(range),
         Err(RangeError::HostBits(range)) => {

@@ -237,6 +237,23 @@ fn listeners_spread_the_star_and_keep_exact_addresses() {
 }
 
 #[test]
+fn proxies_are_named_by_ranges_on_stream_listeners() {
+    let text = "listener = [ { address = \"10.0.0.5:443\", transport = \"tcp\", proxy-protocol = [\"10.0.0.0/24\", \"::1\"] },\n\
+                { address = \"10.0.0.5:3478\", transport = \"tcp\" } ]";
+    let listeners = load_text(text).unwrap().settings.listeners;
+    let proxies: Vec<String> = listeners[0].proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.0/24", "::1/128"]);
+    assert!(listeners[1].proxies.is_empty());
+    let one = |listener: &str| problems(&format!("listener = [ {listener} ]")).join("\n");
+    let found = one("{ address = \"*:1\", transport = \"udp\", proxy-protocol = [\"10.0.0.1\"] }");
+    assert!(found.contains("stands on a udp listener, expected proxy-protocol on tcp listeners only"), "{found}");
+    let found = one("{ address = \"*:1\", transport = \"tcp\", proxy-protocol = [\"10.0.0.1/8\", \"lb.internal\"] }");
+    assert!(found.contains("10.0.0.0/8") && found.contains("lb.internal"), "{found}");
+    let everybody = "listener = [ { address = \"*:1\", transport = \"tcp\", proxy-protocol = [\"0.0.0.0/0\"] } ]";
+    assert!(load_text(everybody).unwrap().warnings[0].contains("name the proxies alone"));
+}
+
+#[test]
 fn listeners_may_be_tables_of_their_own() {
     let text =
         "[[listener]]\naddress = \"*:1\"\ntransport = \"udp\"\n[[listener]]\naddress = \"*:2\"\ntransport = \"udp\"\n";

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustls::ServerConnection;
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
 use socket2::{SockRef, TcpKeepalive};
@@ -21,6 +22,7 @@ use tokio_rustls::StartHandshake;
 use tracing::debug;
 
 use super::admission::{AcceptCounters, Admission, ConnectionGuard};
+use super::proxy::{Announced, Preamble};
 use super::tls::TlsAcceptConfig;
 
 /// What a stream listener answers; the rest is closed without a byte.
@@ -42,6 +44,7 @@ pub struct Established {
     /// Non-blocking, known to no runtime.
     pub stream: std::net::TcpStream,
     pub tls: Option<Box<ServerConnection>>,
+    /// Who the client is, by the word of a proxy where that is believed.
     pub client: SocketAddr,
     /// The local address that the client reached, also on a wildcard listener.
     pub server: SocketAddr,
@@ -54,6 +57,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A ClientHello with a post-quantum key share is about 1.8 KiB.
 const CLIENT_HELLO_READ: usize = 2048;
+
+/// A preamble with a few values is about 100 bytes; longer ones are read in parts.
+const PREAMBLE_READ: usize = 512;
 
 /// A browser may be silent for 59 minutes, and NATs forget idle TCP after as little as 4 (RFC 5382 asks for 124).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
@@ -69,11 +75,13 @@ const NOT_SENT_LOW_WATER: u32 = 16 * 1024;
 
 /// Accepts connections of one listener until dropped, which also ends the handshakes in flight.
 ///
-/// `sink` gets what is established, from this runtime's threads, and must not block. Everything else ends in a counter of
+/// A connection from one of `proxies` begins with a preamble of the PROXY protocol, which names the client; nobody else's
+/// may. `sink` gets what is established, from this runtime's threads, and must not block. Everything else ends in a counter of
 /// `admission`. Fails only if tokio cannot take the listener; must be called within a tokio runtime.
 pub async fn serve<S>(
     listener: std::net::TcpListener,
     accept: Accept,
+    proxies: Vec<IpNet>,
     tls: Option<TlsAcceptConfig>,
     admission: Arc<Admission>,
     sink: S,
@@ -83,14 +91,14 @@ where
 {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let door = Arc::new(Door { accept, tls, admission, sink });
+    let door = Arc::new(Door { accept, proxies, tls, admission, sink });
     let mut openings = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => {
                     AcceptCounters::count(&door.admission.counters.accepted);
-                    if let Some(guard) = door.admission.admit(client) {
+                    if let Some(guard) = door.admit(client) {
                         openings.spawn(open(door.clone(), stream, client, guard));
                     }
                 }
@@ -109,15 +117,30 @@ where
 /// What all connections of a listener share.
 struct Door<S> {
     accept: Accept,
+    proxies: Vec<IpNet>,
     tls: Option<TlsAcceptConfig>,
     admission: Arc<Admission>,
     sink: S,
+}
+
+impl<S> Door<S> {
+    fn is_proxy(&self, from: SocketAddr) -> bool {
+        let ip = from.ip().to_canonical();
+        self.proxies.iter().any(|range| range.contains(&ip))
+    }
+
+    fn admit(&self, from: SocketAddr) -> Option<ConnectionGuard> {
+        if self.is_proxy(from) { self.admission.admit_unnamed() } else { self.admission.admit(from) }
+    }
 }
 
 /// How a connection ends before it is established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closed {
     Unrecognised,
+    Preamble,
+    /// Counted already.
+    SourceLimit,
     FirstByteDeadline,
     ByClient,
     HandshakeAlert,
@@ -128,9 +151,11 @@ enum Closed {
 }
 
 impl Closed {
-    fn counter(self, counters: &AcceptCounters) -> &AtomicU64 {
-        match self {
+    fn counter(self, counters: &AcceptCounters) -> Option<&AtomicU64> {
+        Some(match self {
             Self::Unrecognised => &counters.closed_unrecognised,
+            Self::Preamble => &counters.closed_preamble,
+            Self::SourceLimit => return None,
             Self::FirstByteDeadline => &counters.closed_deadline,
             Self::ByClient => &counters.closed_by_client,
             Self::HandshakeAlert => &counters.handshake_failed_alert,
@@ -138,7 +163,7 @@ impl Closed {
             Self::HandshakeDeadline => &counters.handshake_failed_deadline,
             Self::HandshakeEof => &counters.handshake_failed_eof,
             Self::HandshakeIo => &counters.handshake_failed_io,
-        }
+        })
     }
 
     fn of_handshake(error: &io::Error) -> Self {
@@ -157,42 +182,54 @@ enum Opening {
     Stun,
 }
 
-async fn open<S>(door: Arc<Door<S>>, stream: TcpStream, client: SocketAddr, guard: ConnectionGuard)
+async fn open<S>(door: Arc<Door<S>>, stream: TcpStream, from: SocketAddr, mut guard: ConnectionGuard)
 where
     S: Fn(Established) + Send + Sync + 'static,
 {
     let counters = &door.admission.counters;
-    match establish(&door, stream).await {
-        Ok((stream, server, tls)) => {
+    match establish(&door, stream, from, &mut guard).await {
+        Ok((stream, client, server, tls)) => {
             let tls = tls.map(Box::new);
             let counter = if tls.is_some() { &counters.established_tls } else { &counters.established_plain };
             AcceptCounters::count(counter);
             (door.sink)(Established { stream, tls, client, server, guard });
         }
         Err(closed) => {
-            debug!(%client, ?closed, "stream closed before it was established");
-            AcceptCounters::count(closed.counter(counters));
+            debug!(client = %from, ?closed, "stream closed before it was established");
+            if let Some(counter) = closed.counter(counters) {
+                AcceptCounters::count(counter);
+            }
         }
     }
 }
 
-type EstablishedParts = (std::net::TcpStream, SocketAddr, Option<ServerConnection>);
+/// The stream, its client, the local address, and the session.
+type EstablishedParts = (std::net::TcpStream, SocketAddr, SocketAddr, Option<ServerConnection>);
 
-async fn establish<S>(door: &Door<S>, stream: TcpStream) -> Result<EstablishedParts, Closed> {
+async fn establish<S>(
+    door: &Door<S>,
+    mut stream: TcpStream,
+    from: SocketAddr,
+    guard: &mut ConnectionGuard,
+) -> Result<EstablishedParts, Closed> {
     let limits = door.admission.limits();
     let server = stream.local_addr().map_err(|_| Closed::ByClient)?;
     tune(&stream).map_err(|_| Closed::ByClient)?;
-    let opening =
-        timeout(limits.first_byte_deadline, first_byte(&stream)).await.map_err(|_| Closed::FirstByteDeadline)??;
+    let began = async {
+        let client = if door.is_proxy(from) { announced(&mut stream, from, guard).await? } else { from };
+        Ok((client, first_byte(&stream).await?))
+    };
+    let (client, opening) =
+        timeout(limits.first_byte_deadline, began).await.map_err(|_| Closed::FirstByteDeadline)??;
     match (opening, door.accept, &door.tls) {
         (Opening::Stun, Accept::Both | Accept::Plain, _) => {
-            Ok((stream.into_std().map_err(|_| Closed::ByClient)?, server, None))
+            Ok((stream.into_std().map_err(|_| Closed::ByClient)?, client, server, None))
         }
         (Opening::Tls, Accept::Both | Accept::Tls, Some(tls)) => {
             let handshake = handshake(stream, tls, &door.admission);
             let (stream, session) =
                 timeout(limits.handshake_deadline, handshake).await.map_err(|_| Closed::HandshakeDeadline)??;
-            Ok((stream.into_std().map_err(|_| Closed::HandshakeIo)?, server, Some(session)))
+            Ok((stream.into_std().map_err(|_| Closed::HandshakeIo)?, client, server, Some(session)))
         }
         (Opening::Stun, Accept::Tls, _)
         | (Opening::Tls, Accept::Plain, _)
@@ -209,6 +246,32 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)
+}
+
+/// Reads the preamble of a proxy, and nothing of what follows; returns the client that it names, which then counts as the
+/// source of the connection.
+async fn announced(
+    stream: &mut TcpStream,
+    proxy: SocketAddr,
+    guard: &mut ConnectionGuard,
+) -> Result<SocketAddr, Closed> {
+    let (mut preamble, mut buffer) = (Preamble::default(), [0; PREAMBLE_READ]);
+    let announced = loop {
+        let come = match stream.peek(&mut buffer).await {
+            Ok(0) | Err(_) => return Err(Closed::ByClient),
+            Ok(come) => come,
+        };
+        let (taken, announced) = preamble.take(&buffer[..come]).map_err(|_| Closed::Preamble)?;
+        stream.read_exact(&mut buffer[..taken]).await.map_err(|_| Closed::ByClient)?;
+        if let Some(announced) = announced {
+            break announced;
+        }
+    };
+    let client = match announced {
+        Announced::Client(client) => client,
+        Announced::Proxy => proxy,
+    };
+    if guard.name(client) { Ok(client) } else { Err(Closed::SourceLimit) }
 }
 
 /// Looks at the first byte and leaves it in the socket.

@@ -72,6 +72,8 @@ pub struct AcceptCounters {
     pub handshake_failed_deadline: AtomicU64,
     /// The client left during the handshake.
     pub handshake_failed_eof: AtomicU64,
+    /// A proxy did not begin with a preamble of the PROXY protocol, or with one that cannot be believed.
+    pub closed_preamble: AtomicU64,
     /// The socket failed, as by a reset.
     pub handshake_failed_io: AtomicU64,
     /// `accept` failed for lack of descriptors or memory and was tried again after a pause.
@@ -119,19 +121,46 @@ impl Source {
 #[derive(Debug)]
 pub struct ConnectionGuard {
     admission: Arc<Admission>,
-    source: Source,
+    /// `None` until a proxy has named its client.
+    source: Option<Source>,
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut inside = self.admission.inside();
         inside.total -= 1;
-        if let Some(count) = inside.by_source.get_mut(&self.source) {
+        let Some(source) = self.source else { return };
+        if let Some(count) = inside.by_source.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
-                inside.by_source.remove(&self.source);
+                inside.by_source.remove(&source);
             }
         }
+    }
+}
+
+impl ConnectionGuard {
+    /// Counts the connection for a source that was not known when it was let in; false, and counted as refused, when that
+    /// source has too many.
+    pub(super) fn name(&mut self, client: SocketAddr) -> bool {
+        let source = Source::of(client.ip());
+        let named = self.admission.inside().place(source);
+        match named {
+            true => self.source = Some(source),
+            false => AcceptCounters::count(&self.admission.counters.refused_source_limit),
+        }
+        named
+    }
+}
+
+impl Inside {
+    /// Takes a place of a source, if it has one left.
+    fn place(&mut self, source: Source) -> bool {
+        let max = self.limits.connections_per_source_max;
+        let count = self.by_source.entry(source).or_insert(0);
+        let has_place = max == 0 || *count < max;
+        *count += u32::from(has_place);
+        has_place
     }
 }
 
@@ -148,22 +177,20 @@ impl Admission {
 
     /// Lets a client in or counts the refusal; the caller then closes at once.
     pub fn admit(self: &Arc<Self>, client: SocketAddr) -> Option<ConnectionGuard> {
-        let source = Source::of(client.ip());
+        let mut guard = self.admit_unnamed()?;
+        guard.name(client).then_some(guard)
+    }
+
+    /// Lets a proxy in, whose clients are many; [`ConnectionGuard::name`] counts the one that it names.
+    pub(super) fn admit_unnamed(self: &Arc<Self>) -> Option<ConnectionGuard> {
         let mut inside = self.inside();
-        let limits = inside.limits;
-        let reached = |count: u32, max: u32| max != 0 && count >= max;
-        if reached(inside.total, limits.connections_max) {
+        let max = inside.limits.connections_max;
+        if max != 0 && inside.total >= max {
             AcceptCounters::count(&self.counters.refused_total_limit);
             return None;
         }
-        let count = inside.by_source.entry(source).or_insert(0);
-        if reached(*count, limits.connections_per_source_max) {
-            AcceptCounters::count(&self.counters.refused_source_limit);
-            return None;
-        }
-        *count += 1;
         inside.total += 1;
-        Some(ConnectionGuard { admission: self.clone(), source })
+        Some(ConnectionGuard { admission: self.clone(), source: None })
     }
 
     /// Connections inside now, those in handshake included.

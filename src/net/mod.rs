@@ -8,6 +8,7 @@
 //! - [`udp`]: batches of datagrams.
 //! - [`error_queue`]: ICMP errors about datagrams that were sent.
 //! - [`accept`], [`admission`]: from a listening socket to an established stream, and who is let in.
+//! - [`proxy`]: the client that a proxy names, in front of the client's own bytes.
 //! - [`tls`], [`certificate`]: what TLS listeners answer with.
 //! - [`stream`], [`buffers`]: established streams in a worker's own loop.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
@@ -23,6 +24,7 @@ pub mod error_queue;
 pub mod interfaces;
 mod open_error;
 pub mod poll;
+pub mod proxy;
 mod send_queue;
 mod sni;
 pub mod socket;

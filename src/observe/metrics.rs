@@ -135,6 +135,7 @@ impl Snapshot {
             ("refused_source_limit", read(&counters.refused_source_limit)),
             ("refused_total_limit", read(&counters.refused_total_limit)),
             ("unrecognised", read(&counters.closed_unrecognised)),
+            ("proxy_preamble", read(&counters.closed_preamble)),
             ("first_byte_deadline", read(&counters.closed_deadline)),
             ("closed_by_client", read(&counters.closed_by_client)),
             ("handshake_alert", read(&counters.handshake_failed_alert)),

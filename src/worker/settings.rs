@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 pub use crate::net::accept::Accept;
 pub use crate::net::admission::AcceptLimits;
 
@@ -36,11 +38,13 @@ impl Backend {
 }
 
 /// A socket that clients reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where it is bound; an unspecified address is a wildcard of its own family only.
     pub address: SocketAddr,
     pub kind: ListenerKind,
+    /// Who begins a stream with a preamble of the PROXY protocol, and is believed.
+    pub proxies: Vec<IpNet>,
 }
 
 /// What a listener speaks.

@@ -24,6 +24,7 @@ mod metrics;
 mod mobility;
 #[cfg(feature = "probe")]
 mod probe;
+mod proxy;
 mod relaying;
 mod reload;
 mod secrecy;

@@ -72,7 +72,13 @@ impl Stream {
 
     /// TLS, to a server with this certificate.
     pub(crate) fn tls(server: SocketAddr, certificate: &Certificate) -> io::Result<Self> {
+        Self::tls_behind(server, certificate, b"")
+    }
+
+    /// TLS, behind what a proxy says first.
+    pub(crate) fn tls_behind(server: SocketAddr, certificate: &Certificate, preamble: &[u8]) -> io::Result<Self> {
         let socket = connect(server);
+        (&socket).write_all(preamble)?;
         let name = ServerName::try_from("localhost").unwrap();
         let mut session = ClientConnection::new(Arc::new(certificate.client_config()), name).unwrap();
         let mut transport = socket.try_clone().unwrap();

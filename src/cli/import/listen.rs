@@ -232,7 +232,8 @@ fn translate_proxy(options: &mut Options, report: &mut Report) {
         report.add(
             Verdict::Decide,
             &line,
-            "coturn believes whoever connects there to be the client that it names; there is no such listener in the result",
+            "coturn believes whoever connects there; add a tcp listener on that port with proxy-protocol = [...], which names the \
+             proxies",
         );
     }
 }

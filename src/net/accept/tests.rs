@@ -30,6 +30,10 @@ impl Server {
     }
 
     fn with_limits(accept: Accept, tls: Option<TlsAcceptConfig>, limits: AcceptLimits) -> Self {
+        Self::behind(Vec::new(), accept, tls, limits)
+    }
+
+    fn behind(proxies: Vec<IpNet>, accept: Accept, tls: Option<TlsAcceptConfig>, limits: AcceptLimits) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let admission = Admission::new(limits);
@@ -39,7 +43,7 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let serving = serve(listener, accept, tls, shared, move |established| {
+                let serving = serve(listener, accept, proxies, tls, shared, move |established| {
                     let _ = sink.send(established);
                 });
                 tokio::select! {
@@ -123,6 +127,95 @@ fn a_plain_stream_is_handed_over_with_all_its_bytes() {
         assert_eq!((&established.stream).read(&mut bytes).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
     server.wait_for(|c| &c.established_plain, 4);
+}
+
+/// A server that believes loopback.
+fn behind_proxies(accept: Accept, tls: Option<TlsAcceptConfig>, limits: AcceptLimits) -> Server {
+    Server::behind(vec!["192.0.2.0/24".parse().unwrap(), "127.0.0.0/8".parse().unwrap()], accept, tls, limits)
+}
+
+const PREAMBLE: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n";
+/// LOCAL, of version 2.
+const HEALTH_CHECK: &[u8] = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00";
+
+#[test]
+fn a_proxy_names_its_client_and_the_clients_bytes_follow() {
+    let server = behind_proxies(Accept::Both, None, AcceptLimits::default());
+    let mut client = server.say(&[PREAMBLE, b"\x00\x01"].concat());
+    let established = server.next();
+    assert_eq!(established.client, "192.0.2.7:40000".parse().unwrap());
+    assert_eq!(established.server, server.address);
+    let mut bytes = [0; 10];
+    assert_eq!((&established.stream).read(&mut bytes).unwrap(), 2);
+    client.write_all(b"more").unwrap();
+    // Cut anywhere, and with the proxy's own address for its own connections.
+    let mut slow = server.connect();
+    for byte in [HEALTH_CHECK, b"\x00"].concat() {
+        slow.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(server.next().client, slow.local_addr().unwrap());
+}
+
+#[test]
+fn tls_begins_behind_the_preamble() {
+    let certificate = certificate();
+    let server = behind_proxies(Accept::Tls, Some(certificate.load()), AcceptLimits::default());
+    let mut socket = server.say(PREAMBLE);
+    let mut session = client(&client_config(&[&certificate], &TLS13, &[]), "turn.example");
+    session.complete_io(&mut socket).unwrap();
+    let established = server.next();
+    assert!(established.tls.is_some());
+    assert_eq!(established.client, "192.0.2.7:40000".parse().unwrap());
+}
+
+#[test]
+fn a_proxy_without_a_preamble_and_a_stranger_with_one_are_closed() {
+    let server = behind_proxies(Accept::Both, None, AcceptLimits::default());
+    assert_closed_in_silence(server.say(b"\x00\x01\x00\x00"));
+    assert_closed_in_silence(server.say(b"PROXY TCP4 192.0.2.7 198.51.100.1 40000\r\n\x00\x01"));
+    server.wait_for(|c| &c.closed_preamble, 2);
+    for stranger in [Server::start(Accept::Both, None), {
+        let others = vec!["192.0.2.0/24".parse().unwrap()];
+        Server::behind(others, Accept::Both, None, AcceptLimits::default())
+    }] {
+        assert_closed_in_silence(stranger.say(PREAMBLE));
+        assert_closed_in_silence(stranger.say(HEALTH_CHECK));
+        stranger.wait_for(|c| &c.closed_unrecognised, 2);
+        let plain = stranger.say(b"\x00\x01");
+        assert_eq!(stranger.next().client, plain.local_addr().unwrap());
+    }
+}
+
+#[test]
+fn the_announced_client_counts_as_the_source() {
+    let limits = AcceptLimits { connections_per_source_max: 1, connections_max: 3, ..AcceptLimits::default() };
+    let server = behind_proxies(Accept::Both, None, limits);
+    let say =
+        |client: u8| server.say(format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 40000 443\r\n\0\x01").as_bytes());
+    let _streams = (say(7), say(8));
+    let first = server.next();
+    let _second = server.next();
+    assert_closed_in_silence(say(7));
+    server.wait_for(|c| &c.refused_source_limit, 1);
+    let _unnamed = server.connect();
+    wait_until("the third to be inside", || server.admission.connections() == 3);
+    assert_closed_in_silence(server.connect());
+    server.wait_for(|c| &c.refused_total_limit, 1);
+    // A place that was given back is taken again.
+    let freed = first.client.ip().to_string();
+    drop((first, _unnamed));
+    wait_until("two places to be free", || server.admission.connections() == 1);
+    let _again = say(freed.rsplit('.').next().unwrap().parse().unwrap());
+    server.next();
+}
+
+#[test]
+fn a_preamble_without_an_end_meets_the_deadline() {
+    let limits = AcceptLimits { first_byte_deadline: Duration::from_millis(50), ..AcceptLimits::default() };
+    let server = behind_proxies(Accept::Both, None, limits);
+    assert_closed_in_silence(server.say(&PREAMBLE[..20]));
+    assert_closed_in_silence(server.say(PREAMBLE));
+    server.wait_for(|c| &c.closed_deadline, 2);
 }
 
 #[test]
