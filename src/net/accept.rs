@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -214,7 +215,7 @@ async fn establish<S>(
 ) -> Result<EstablishedParts, Closed> {
     let limits = door.admission.limits();
     let server = stream.local_addr().map_err(|_| Closed::ByClient)?;
-    tune(&stream).map_err(|_| Closed::ByClient)?;
+    tune(&stream, NOT_SENT_LOW_WATER).map_err(|_| Closed::ByClient)?;
     let began = async {
         let client = if door.is_proxy(from) { announced(&mut stream, from, guard).await? } else { from };
         Ok((client, first_byte(&stream).await?))
@@ -237,15 +238,15 @@ async fn establish<S>(
     }
 }
 
-/// Sets the options of an accepted socket.
-fn tune(stream: &TcpStream) -> io::Result<()> {
+/// Sets the options of a socket that is connected.
+pub(super) fn tune(stream: &impl AsFd, not_sent_low_water: u32) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)
+    socket.set_tcp_notsent_lowat(not_sent_low_water)
 }
 
 /// Reads the preamble of a proxy, and nothing of what follows; returns the client that it names, which then counts as the
@@ -353,7 +354,7 @@ fn send_alert(stream: &TcpStream, mut alert: AcceptedAlert) {
 }
 
 /// Whether `accept` reports the end of a connection that was still in the queue (accept(2)): the next may follow at once.
-fn ended_in_the_queue(error: &io::Error) -> bool {
+pub(super) fn ended_in_the_queue(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(

@@ -11,6 +11,7 @@
 //! - [`proxy`]: the client that a proxy names, in front of the client's own bytes.
 //! - [`tls`], [`certificate`]: what TLS listeners answer with.
 //! - [`stream`], [`buffers`]: established streams in a worker's own loop.
+//! - [`peer`]: TCP between relayed addresses and peers.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
 //! - [`interfaces`]: this host's addresses and descriptor limits.
 
@@ -23,6 +24,7 @@ pub mod datagrams;
 pub mod error_queue;
 pub mod interfaces;
 mod open_error;
+pub mod peer;
 pub mod poll;
 pub mod proxy;
 mod send_queue;

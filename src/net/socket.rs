@@ -83,7 +83,11 @@ pub fn open_relay(address: SocketAddr, options: &UdpOptions) -> Result<UdpSocket
 /// Opens a non-blocking TCP listener that a restarted daemon can take over at once (SO_REUSEADDR); `backlog` is in
 /// connections and capped by `net.core.somaxconn`.
 pub fn open_tcp_listener(address: SocketAddr, backlog: i32) -> Result<TcpListener, OpenError> {
-    let opening = Opening { purpose: Purpose::TcpListener, address };
+    open_tcp(Purpose::TcpListener, address, backlog)
+}
+
+pub(super) fn open_tcp(purpose: Purpose, address: SocketAddr, backlog: i32) -> Result<TcpListener, OpenError> {
+    let opening = Opening { purpose, address };
     let socket = opening.socket(Type::STREAM, Protocol::TCP)?;
     opening.set(&socket, &SocketOption::on(libc::SOL_SOCKET, libc::SO_REUSEADDR, "SO_REUSEADDR"))?;
     opening.bind(&socket, address)?;

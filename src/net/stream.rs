@@ -13,6 +13,7 @@ use super::buffers::{Buffers, ReceiveBuffer};
 pub use super::send_queue::{Class, Dropped, QueueLimits};
 use super::send_queue::{Overflow, SendQueue};
 use crate::address::{ClientAddr, FiveTuple, ServerAddr, Transport};
+pub use splice::{Passed, Rest};
 
 /// The plaintext of one TLS record (RFC 8446 section 5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
@@ -70,6 +71,10 @@ pub struct Connection {
     client: SocketAddr,
     server: SocketAddr,
     read_ended: bool,
+    /// Of a data connection: close_notify is on its way.
+    says_goodbye: bool,
+    /// Of a data connection: the client has been told that no more comes.
+    write_ended: bool,
     closed: bool,
     _guard: ConnectionGuard,
 }
@@ -90,6 +95,8 @@ impl Connection {
             client,
             server,
             read_ended: false,
+            says_goodbye: false,
+            write_ended: false,
             closed: false,
             _guard: guard,
         }
@@ -401,5 +408,8 @@ fn write_tls(mut stream: &TcpStream, tls: &mut ServerConnection) -> io::Result<F
 
 #[cfg(test)]
 mod memory_tests;
+mod splice;
+#[cfg(test)]
+mod splice_tests;
 #[cfg(test)]
 mod tests;

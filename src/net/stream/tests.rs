@@ -10,22 +10,22 @@ use crate::net::test_tls::{TestCertificate, client, client_config, established, 
 use crate::net::tls::TlsAcceptConfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Plain,
     Tls13,
     Tls12,
 }
 
-const KINDS: [Kind; 3] = [Kind::Plain, Kind::Tls13, Kind::Tls12];
+pub(super) const KINDS: [Kind; 3] = [Kind::Plain, Kind::Tls13, Kind::Tls12];
 
 /// The client's end, blocking.
-enum Client {
+pub(super) enum Client {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Client {
-    fn socket(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.sock,
@@ -39,7 +39,7 @@ impl Client {
         }
     }
 
-    fn read_bytes(&mut self, n: usize) -> Vec<u8> {
+    pub(super) fn read_bytes(&mut self, n: usize) -> Vec<u8> {
         let mut bytes = vec![0; n];
         self.read_exact(&mut bytes).unwrap();
         bytes
@@ -71,11 +71,11 @@ impl Write for Client {
     }
 }
 
-struct Pair {
-    connection: Connection,
-    client: Client,
-    buffers: Buffers,
-    now: Instant,
+pub(super) struct Pair {
+    pub(super) connection: Connection,
+    pub(super) client: Client,
+    pub(super) buffers: Buffers,
+    pub(super) now: Instant,
 }
 
 pub(super) fn tls_pair() -> (TlsAcceptConfig, Arc<ClientConfig>, Arc<ClientConfig>) {
@@ -85,7 +85,7 @@ pub(super) fn tls_pair() -> (TlsAcceptConfig, Arc<ClientConfig>, Arc<ClientConfi
 }
 
 impl Pair {
-    fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: Kind) -> Self {
         Self::with_limits(kind, QueueLimits::default())
     }
 
@@ -110,6 +110,12 @@ impl Pair {
         Self { connection, client, buffers: Buffers::default(), now: Instant::now() }
     }
 
+    /// The client's end, for another thread; a dead one is left in its place.
+    pub(super) fn split_client(&mut self) -> Client {
+        let dead = Client::Plain(self.client.socket().try_clone().unwrap());
+        std::mem::replace(&mut self.client, dead)
+    }
+
     fn fill(&mut self) -> Fill {
         self.connection.fill(&mut self.buffers, usize::MAX, true).unwrap()
     }
@@ -121,7 +127,7 @@ impl Pair {
         });
     }
 
-    fn send(&mut self, class: Class, message: &[u8]) -> Result<(), SendError> {
+    pub(super) fn send(&mut self, class: Class, message: &[u8]) -> Result<(), SendError> {
         self.connection.send(self.now, class, message, &[], 0, &mut self.buffers)
     }
 
