@@ -124,6 +124,11 @@ impl Lab {
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
                 | Effect::AllocationEnded(_)
+                | Effect::OpenTcpRelay { .. }
+                | Effect::CloseTcpRelay { .. }
+                | Effect::ConnectPeer { .. }
+                | Effect::BindPeer { .. }
+                | Effect::ClosePeer { .. }
                 | Effect::UserAttacked { .. } => {}
             }
         }

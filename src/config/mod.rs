@@ -150,6 +150,7 @@ fn read(
     let (mut turn, accept) = relay::read(&mut root, host, report);
     let mut extensions = root.section("extensions", report);
     turn.mobility = extensions.truth("mobility", report).is_some_and(|entry| entry.value);
+    turn.tcp_allocations = extensions.truth("tcp-allocations", report).is_some_and(|entry| entry.value);
     let section = extensions.section("nat-behavior", report);
     turn.nat_behavior = nat_behavior::read(section, &mut listeners, &turn.relay_addresses, host, report);
     extensions.finish(report);
@@ -161,6 +162,9 @@ fn read(
     let metrics = read_metrics(root.section("metrics", report), report);
     let runtime_directory = systemd_directory(environment, "RUNTIME_DIRECTORY");
     let admin = admin::read(root.section("admin", report), runtime_directory, report);
+    let streams = listeners.iter().filter(|listener| listener.kind != ListenerKind::Udp);
+    turn.peers.service_ports = streams.map(|listener| listener.address.port()).collect();
+    turn.peers.service_ports.extend(metrics.map(|address| address.port()));
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
     let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };

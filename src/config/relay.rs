@@ -196,7 +196,7 @@ fn read_peers(mut peers: Section, own_addresses: Vec<IpAddr>, report: &mut Repor
     }
     peers.finish(report);
     let allow_only = allow_only.is_some_and(|entry| entry.value);
-    PeerSettings { allow, deny, allow_only, own_addresses, listener_ports: Vec::new() }
+    PeerSettings { allow, deny, allow_only, own_addresses, listener_ports: Vec::new(), service_ports: Vec::new() }
 }
 
 pub(super) fn parse_range(text: &str, at: &At, report: &mut Report) -> Option<IpNet> {
@@ -232,6 +232,8 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
     };
     let permissions_per_allocation = bound("permissions-per-allocation", turn.permissions_per_allocation, report);
     let channels_per_allocation = bound("channels-per-allocation", turn.channels_per_allocation, report);
+    let peer_connections_per_allocation =
+        bound("peer-connections-per-allocation", turn.peer_connections_per_allocation, report);
     let handshakes = limits.number("handshakes", 1..=1_000_000_u32, report);
     let handshakes_max = handshakes.map_or(accept.handshakes_max, |entry| entry.value as usize);
     limits.finish(report);
@@ -245,6 +247,7 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
         challenges_per_second,
         challenges_total_per_second,
         failures_per_second,
+        peer_connections_per_allocation,
     };
     (turn, AcceptLimits { connections_per_source_max, connections_max, handshakes_max, ..accept })
 }

@@ -97,6 +97,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
     new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
     (new.turn.port_min, new.turn.port_max) = ports(old);
     new.turn.peers.listener_ports.clone_from(&old.turn.peers.listener_ports);
+    new.turn.peers.service_ports.clone_from(&old.turn.peers.service_ports);
     if new.tls.is_empty() != old.tls.is_empty() {
         new.tls.clone_from(&old.tls);
     }

@@ -65,6 +65,22 @@ impl Snapshot {
             "Application data relayed, to_worker being counted by the other worker as well",
             series,
         )?;
+        page.gauge(
+            "peer_connections",
+            "TCP connections with peers of TCP allocations",
+            self.sum(|worker| worker.peer_connections as u64),
+        )?;
+        page.counter(
+            "peer_connections_accepted",
+            "TCP connections that peers made and clients were told of",
+            self.sum(|worker| worker.counters.accepted),
+        )?;
+        let bytes = [
+            ("to_peer", self.sum(|worker| worker.counters.connection_bytes_to_peers)),
+            ("to_client", self.sum(|worker| worker.counters.connection_bytes_to_clients)),
+        ];
+        let bytes = bytes.map(|(direction, count)| ([("direction", direction)], count));
+        page.counters("data_connection_bytes", "Application data relayed over TCP connections with peers", bytes)?;
         let dropped = DropReason::ALL
             .map(|reason| ([("reason", reason.name())], self.sum(|worker| worker.counters.dropped(reason))));
         page.counters("dropped", "Datagrams and messages that nothing was sent for, by reason", dropped)?;
@@ -112,6 +128,11 @@ impl Snapshot {
         let failed = failed.map(|(reason, count)| ([("reason", reason)], count));
         page.counters("datagrams_unsent", "Datagrams that the kernel refused, by reason", failed)?;
         let statistics = |pick: fn(&crate::worker::Statistics) -> u64| self.sum(|worker| pick(&worker.statistics));
+        page.counter(
+            "peer_accept_failures",
+            "TCP connections of peers that were not taken for want of descriptors",
+            statistics(|it| it.peer_accept_failed),
+        )?;
         let lost = [
             ("slow_stream", statistics(|it| it.stream_dropped)),
             ("ring_full", statistics(|it| it.ring_full)),

@@ -1,4 +1,4 @@
-//! Error codes and their reason phrases (RFC 8489 section 14.8, RFC 8656 section 19).
+//! Error codes and their reason phrases (RFC 8489 section 14.8, RFC 8656 section 19, RFC 6062 section 6.3).
 
 /// An error code that this server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +19,8 @@ pub enum ErrorCode {
     WrongCredentials,
     UnsupportedTransportProtocol,
     PeerAddressFamilyMismatch,
+    ConnectionAlreadyExists,
+    ConnectionTimeoutOrFailure,
     AllocationQuotaReached,
     ServerError,
     InsufficientCapacity,
@@ -26,7 +28,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for tables of counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::TryAlternate,
         Self::BadRequest,
         Self::Unauthenticated,
@@ -41,6 +43,8 @@ impl ErrorCode {
         Self::WrongCredentials,
         Self::UnsupportedTransportProtocol,
         Self::PeerAddressFamilyMismatch,
+        Self::ConnectionAlreadyExists,
+        Self::ConnectionTimeoutOrFailure,
         Self::AllocationQuotaReached,
         Self::ServerError,
         Self::InsufficientCapacity,
@@ -63,6 +67,8 @@ impl ErrorCode {
             Self::WrongCredentials => 441,
             Self::UnsupportedTransportProtocol => 442,
             Self::PeerAddressFamilyMismatch => 443,
+            Self::ConnectionAlreadyExists => 446,
+            Self::ConnectionTimeoutOrFailure => 447,
             Self::AllocationQuotaReached => 486,
             Self::ServerError => 500,
             Self::InsufficientCapacity => 508,
@@ -86,6 +92,8 @@ impl ErrorCode {
             Self::WrongCredentials => "Wrong Credentials",
             Self::UnsupportedTransportProtocol => "Unsupported Transport Protocol",
             Self::PeerAddressFamilyMismatch => "Peer Address Family Mismatch",
+            Self::ConnectionAlreadyExists => "Connection Already Exists",
+            Self::ConnectionTimeoutOrFailure => "Connection Timeout or Failure",
             Self::AllocationQuotaReached => "Allocation Quota Reached",
             Self::ServerError => "Server Error",
             Self::InsufficientCapacity => "Insufficient Capacity",

@@ -13,4 +13,6 @@ impl AttributeType {
     pub const THIRD_PARTY_AUTHORIZATION: Self = Self(0x802E);
     /// A token (RFC 7635 section 6.2). Known only where third parties authorize.
     pub const ACCESS_TOKEN: Self = Self(0x001B);
+    /// Names a connection to a peer (RFC 6062 section 6.2.1). Known only where TCP allocations are offered.
+    pub const CONNECTION_ID: Self = Self(0x002A);
 }

@@ -7,8 +7,9 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::effect::{RelaySource, Traffic};
-use super::ids::Route;
+use super::ids::{RelayTransport, Route};
 use super::mobility::Mobility;
+use super::peer_connections::PeerConnections;
 use super::peer_policy::{PermittedPeer, Reach};
 use super::quota::QuotaGuard;
 use super::reply::Envelope;
@@ -51,6 +52,8 @@ pub(super) struct Allocation {
     peers_more: u64,
     /// What a retransmission of the Allocate is answered from.
     pub(super) created: Created,
+    /// Set for a TCP allocation.
+    pub(super) connections: Option<Box<PeerConnections>>,
     pub(super) _quota: QuotaGuard,
 }
 
@@ -141,6 +144,8 @@ pub(super) enum NoFlow {
     Relay,
     Channel,
     Permission,
+    /// A TCP allocation has no datagrams.
+    Tcp,
 }
 
 /// Why a channel cannot be bound: 400 (Bad Request).
@@ -173,6 +178,7 @@ impl Allocation {
             peers: Vec::new(),
             peers_more: 0,
             created,
+            connections: None,
             _quota: quota,
         }
     }
@@ -210,6 +216,10 @@ impl Allocation {
     }
 
     fn find_flow(&self, peer: PeerAddr, now: Instant) -> Result<Flow, NoFlow> {
+        // RFC 6062 section 3: the control connection "only allows TURN messages and not application data".
+        if self.transport() == RelayTransport::Tcp {
+            return Err(NoFlow::Tcp);
+        }
         let relay = self.relays.get(peer.family()).filter(|relay| self.opening.is_none() && now < relay.expires_at);
         let relay = relay.ok_or(NoFlow::Relay)?;
         let permission = self.permission(peer.ip(), now).ok_or(NoFlow::Permission)?;
@@ -222,6 +232,11 @@ impl Allocation {
             reach: permission.reach,
             until: channel.map_or(until, |(_, expires_at)| until.min(expires_at)),
         })
+    }
+
+    /// What it speaks to its peers.
+    pub(super) fn transport(&self) -> RelayTransport {
+        if self.connections.is_some() { RelayTransport::Tcp } else { RelayTransport::Udp }
     }
 
     /// Whether the relayed address of a family has not expired.
@@ -375,6 +390,7 @@ impl Allocation {
         let relays = self.relays.iter().map(|relay| relay.expires_at);
         let permissions = self.permissions.values().map(|permission| permission.expires_at);
         let channels = self.channels.values().map(|channel| channel.expires_at);
-        relays.chain(permissions).chain(channels).min()
+        let connections = self.connections.iter().flat_map(|connections| connections.deadlines());
+        relays.chain(permissions).chain(channels).chain(connections).min()
     }
 }

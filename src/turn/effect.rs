@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::ids::{RelayId, Route, WorkerId};
+use super::ids::{PeerConnectionId, RelayId, Route, WorkerId};
 use super::session::SessionId;
 use crate::address::{FiveTuple, PeerAddr, RelayedAddr};
 use crate::stun::channel_data::ChannelNumber;
@@ -61,6 +61,18 @@ pub enum Effect {
     CloseRelay { relay: RelayId, address: RelayedAddr },
     /// Close a held socket that nobody redeemed, should it be open; then call `handle_port_closed` in any case.
     CloseHeld { address: RelayedAddr },
+    /// Listen for TCP connections on a relayed address; then call `handle_relay_opened`.
+    OpenTcpRelay { relay: RelayId, address: RelayedAddr },
+    /// Listen no more, should it be so; then call `handle_port_closed` in any case.
+    CloseTcpRelay { relay: RelayId, address: RelayedAddr },
+    /// Begin a TCP connection from a relayed address to a peer, and call `handle_peer_connected` when it is known how
+    /// that went; the connection is not read from before its `BindPeer`.
+    ConnectPeer { relay: RelayId, connection: PeerConnectionId, from: RelayedAddr, to: PeerAddr },
+    /// Pass the bytes of a client's stream to a peer's connection and the other way from now on, beginning with those
+    /// that the client has sent behind its request. Comes behind the success response, which goes first.
+    BindPeer { connection: PeerConnectionId, route: Route, client: FiveTuple },
+    /// Close a peer's connection, should it be there, and the client's stream that is bound to it.
+    ClosePeer { connection: PeerConnectionId },
     /// A channel is open: bound and permitted. Comes behind the success response.
     ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
     /// A channel is not open any more.

@@ -248,6 +248,7 @@ fn lacks_for_client(lack: NoFlow) -> DropReason {
         NoFlow::Relay => DropReason::NoAllocation,
         NoFlow::Channel => DropReason::NoChannel,
         NoFlow::Permission => DropReason::NoPermission,
+        NoFlow::Tcp => DropReason::TcpAllocation,
     }
 }
 
@@ -256,6 +257,7 @@ fn lacks_for_peer(lack: NoFlow) -> DropReason {
     match lack {
         NoFlow::Relay => DropReason::NoRelay,
         NoFlow::Channel | NoFlow::Permission => DropReason::NoPermission,
+        NoFlow::Tcp => DropReason::TcpAllocation,
     }
 }
 

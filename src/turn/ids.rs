@@ -51,6 +51,19 @@ impl RelayId {
     }
 }
 
+/// What a relayed address speaks to peers, as REQUESTED-TRANSPORT asks (RFC 8656 section 18.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayTransport {
+    Udp,
+    /// A TCP allocation (RFC 6062).
+    Tcp,
+}
+
+/// CONNECTION-ID (RFC 6062 section 6.2.1): "uniquely identifies a peer data connection", on all workers, and nobody can
+/// foresee it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerConnectionId(pub u32);
+
 /// 16 million allocations of one worker.
 const SLOT_BITS: u32 = 24;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;

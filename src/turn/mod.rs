@@ -13,6 +13,7 @@ pub mod ids;
 pub mod mobility;
 pub mod nat_behavior;
 pub mod outcome;
+pub mod peer_connections;
 pub mod peer_policy;
 pub mod ports;
 pub mod quota;
@@ -31,7 +32,7 @@ mod testing;
 
 pub use effect::{Effect, Forward, OpenError};
 pub use forward::IcmpError;
-pub use ids::{RelayId, Route, WorkerId};
+pub use ids::{PeerConnectionId, RelayId, RelayTransport, Route, WorkerId};
 pub use outcome::{Counters, DropReason, Outcome};
 pub use peer_policy::PeerPolicy;
 pub use redirect::Redirect;

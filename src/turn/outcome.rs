@@ -16,6 +16,10 @@ pub enum Outcome {
     ToWorker,
     /// A request that succeeded, or whose success is on its way.
     Succeeded(Method),
+    /// A Connect request whose connection is being made: it is counted when it is answered.
+    Connecting,
+    /// A peer has connected, and the client was told.
+    Accepted,
     /// A request that was refused.
     Refused(Method, ErrorCode),
     /// A Binding indication: a keepalive (RFC 8489 section 6.3.2), nothing to do.
@@ -69,11 +73,15 @@ pub enum DropReason {
     ChallengeRateOfAll,
     /// More wrong credentials than are answered.
     FailureRate,
+    /// Datagrams on a TCP allocation, whose peers have connections (RFC 6062).
+    TcpAllocation,
+    /// A peer has connected to an allocation that has too many connections; closed.
+    TooManyConnections,
 }
 
 impl DropReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::UnknownProtocol,
         Self::Malformed(ParseError::NotStun),
         Self::Malformed(ParseError::Length),
@@ -99,6 +107,8 @@ impl DropReason {
         Self::ChallengeRate,
         Self::ChallengeRateOfAll,
         Self::FailureRate,
+        Self::TcpAllocation,
+        Self::TooManyConnections,
     ];
 
     /// The name in metrics.
@@ -129,6 +139,8 @@ impl DropReason {
             Self::ChallengeRate => "challenge_rate",
             Self::ChallengeRateOfAll => "challenge_rate_of_all",
             Self::FailureRate => "failure_rate",
+            Self::TcpAllocation => "tcp_allocation",
+            Self::TooManyConnections => "too_many_connections",
         }
     }
 }
@@ -142,6 +154,12 @@ pub struct Counters {
     pub keepalive: u64,
     /// Wrong credentials with a valid nonce, answered or not.
     pub credential_failures: u64,
+    /// Connections of peers to TCP allocations that their clients were told of.
+    pub accepted: u64,
+    /// Bytes from clients to peers over data connections (RFC 6062).
+    pub connection_bytes_to_peers: u64,
+    /// Bytes from peers to clients over data connections.
+    pub connection_bytes_to_clients: u64,
     succeeded: [u64; Method::ALL.len()],
     refused: [[u64; ErrorCode::ALL.len()]; Method::ALL.len()],
     dropped: [u64; DropReason::ALL.len()],
@@ -154,6 +172,8 @@ impl Counters {
             Outcome::ToClient => &mut self.to_client,
             Outcome::ToWorker => &mut self.to_worker,
             Outcome::Keepalive => &mut self.keepalive,
+            Outcome::Accepted => &mut self.accepted,
+            Outcome::Connecting => return,
             Outcome::Succeeded(method) => &mut self.succeeded[method as usize],
             Outcome::Refused(method, code) => &mut self.refused[method as usize][code as usize],
             Outcome::Dropped(reason) => &mut self.dropped[reason_index(reason)],
@@ -179,12 +199,27 @@ impl Counters {
 
 impl AddAssign<&Self> for Counters {
     fn add_assign(&mut self, more: &Self) {
-        let Self { to_peer, to_client, to_worker, keepalive, credential_failures, succeeded, refused, dropped } = more;
+        let Self {
+            to_peer,
+            to_client,
+            to_worker,
+            keepalive,
+            credential_failures,
+            accepted,
+            connection_bytes_to_peers,
+            connection_bytes_to_clients,
+            succeeded,
+            refused,
+            dropped,
+        } = more;
         self.to_peer += to_peer;
         self.to_client += to_client;
         self.to_worker += to_worker;
         self.keepalive += keepalive;
         self.credential_failures += credential_failures;
+        self.accepted += accepted;
+        self.connection_bytes_to_peers += connection_bytes_to_peers;
+        self.connection_bytes_to_clients += connection_bytes_to_clients;
         let add = |sums: &mut [u64], more: &[u64]| sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         add(&mut self.succeeded, succeeded);
         self.refused.iter_mut().zip(refused).for_each(|(sums, more)| add(sums, more));

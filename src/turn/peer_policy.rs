@@ -49,6 +49,7 @@ pub struct PeerPolicy {
     own: Vec<IpAddr>,
     relays: Vec<IpAddr>,
     listener_ports: Vec<u16>,
+    service_ports: Vec<u16>,
 }
 
 impl PeerPolicy {
@@ -66,6 +67,7 @@ impl PeerPolicy {
                 .flatten()
                 .collect(),
             listener_ports: peers.listener_ports.clone(),
+            service_ports: peers.service_ports.clone(),
         }
     }
 
@@ -106,6 +108,11 @@ impl PeerPolicy {
     /// of this server, so that no relay talks to the server that it belongs to.
     pub fn permits_port(&self, port: u16) -> bool {
         !self.listener_ports.contains(&port)
+    }
+
+    /// The same for a TCP connection: nothing that this server serves itself is reached through it.
+    pub fn permits_tcp_port(&self, port: u16) -> bool {
+        !self.service_ports.contains(&port)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::ids::{RelayId, WorkerId};
+use super::ids::{RelayId, RelayTransport, WorkerId};
 use super::settings::{RelayAddress, Settings};
 use crate::address::{Family, PeerAddr, RelayedAddr};
 
@@ -20,6 +20,8 @@ const FREE: u64 = 0;
 const CLAIMED: u64 = 1 << 62;
 /// The port is a live relayed address; worker and relay are in the other bits.
 const LIVE: u64 = 1 << 63;
+/// A live relayed address of a TCP allocation.
+const TCP: u64 = 1 << 61;
 const WORKER_SHIFT: u32 = RelayId::BITS;
 
 /// What an Allocate asks of a port.
@@ -81,9 +83,13 @@ impl Ports {
     }
 
     /// Makes a claimed port reachable for other clients.
-    pub(super) fn publish(&self, address: RelayedAddr, worker: WorkerId, relay: RelayId) {
+    pub(super) fn publish(&self, address: RelayedAddr, transport: RelayTransport, worker: WorkerId, relay: RelayId) {
+        let tcp = match transport {
+            RelayTransport::Udp => 0,
+            RelayTransport::Tcp => TCP,
+        };
         if let Some(word) = self.word(address) {
-            word.store(LIVE | u64::from(worker.0) << WORKER_SHIFT | relay.pack(), Ordering::Release);
+            word.store(LIVE | tcp | u64::from(worker.0) << WORKER_SHIFT | relay.pack(), Ordering::Release);
         }
     }
 
@@ -115,8 +121,19 @@ impl Ports {
         }
     }
 
-    /// The live relay behind an own address, named as it is bound or as it is advertised.
+    /// The live relay of datagrams behind an own address, named as it is bound or as it is advertised.
     pub(super) fn live(&self, peer: PeerAddr) -> Option<Live> {
+        self.find(peer, RelayTransport::Udp).map(|(_, live)| live)
+    }
+
+    /// The live relay of a TCP allocation behind an own address, named as it is bound or as it is advertised; where it
+    /// is bound.
+    pub(super) fn live_tcp(&self, peer: PeerAddr) -> Option<PeerAddr> {
+        let (bind, _) = self.find(peer, RelayTransport::Tcp)?;
+        Some(PeerAddr::new(SocketAddr::new(bind, peer.port())))
+    }
+
+    fn find(&self, peer: PeerAddr, transport: RelayTransport) -> Option<(IpAddr, Live)> {
         self.relays.iter().find_map(|relay| {
             let advertised = relay.address.advertised == Some(peer.ip());
             if relay.address.bind != peer.ip() && !advertised {
@@ -124,7 +141,11 @@ impl Ports {
             }
             let index = usize::from(peer.port().checked_sub(self.port_min)?);
             let word = relay.words.get(index)?.load(Ordering::Acquire);
-            (word & LIVE != 0).then(|| Live { worker: worker_of(word), relay: RelayId::unpack(word), advertised })
+            let is_meant = word & LIVE != 0 && (word & TCP != 0) == (transport == RelayTransport::Tcp);
+            is_meant.then(|| {
+                let live = Live { worker: worker_of(word), relay: RelayId::unpack(word), advertised };
+                (relay.address.bind, live)
+            })
         })
     }
 
@@ -247,13 +268,18 @@ mod tests {
         let peer = |ip: &str| PeerAddr::new(SocketAddr::new(ip.parse().unwrap(), address.port()));
         assert_eq!(ports.live(PeerAddr::new(address.socket_addr())), None, "claimed is not live");
         let relay = RelayId::new(5, 9, Family::V4);
-        ports.publish(address, WorkerId(3), relay);
+        ports.publish(address, RelayTransport::Udp, WorkerId(3), relay);
         let live = Live { worker: WorkerId(3), relay, advertised: true };
         assert_eq!(ports.live(peer("198.51.100.7")), Some(live));
         assert_eq!(ports.live(PeerAddr::new(address.socket_addr())), Some(Live { advertised: false, ..live }));
         assert_eq!(ports.public(address), peer("198.51.100.7").socket_addr());
-        ports.withdraw(address, WorkerId(3));
-        assert_eq!(ports.live(peer("198.51.100.7")), None);
+        assert_eq!(ports.live_tcp(peer("198.51.100.7")), None, "a port of UDP is none of TCP");
+        ports.publish(address, RelayTransport::Tcp, WorkerId(u8::MAX), relay);
+        assert_eq!(ports.live(peer("198.51.100.7")), None, "a port of TCP is none of UDP");
+        let bound = PeerAddr::new(address.socket_addr());
+        assert_eq!([ports.live_tcp(peer("198.51.100.7")), ports.live_tcp(bound)], [Some(bound); 2]);
+        ports.withdraw(address, WorkerId(u8::MAX));
+        assert_eq!((ports.live(peer("198.51.100.7")), ports.live_tcp(bound)), (None, None));
     }
 
     #[test]
@@ -262,8 +288,8 @@ mod tests {
         for worker in [WorkerId(0), WorkerId(1)] {
             let mut claim = |parity| ports.claim(Family::V4, parity, worker, &mut rng).unwrap();
             let (live, pair) = (claim(Parity::Any), claim(Parity::EvenPair));
-            ports.publish(live, worker, RelayId::new(0, 0, Family::V4));
-            ports.publish(pair, worker, RelayId::new(1, 0, Family::V4));
+            ports.publish(live, RelayTransport::Udp, worker, RelayId::new(0, 0, Family::V4));
+            ports.publish(pair, RelayTransport::Tcp, worker, RelayId::new(1, 0, Family::V4));
             ports.withdraw(pair, worker);
         }
         let passed_on = ports.claim(Family::V4, Parity::Any, WorkerId(0), &mut rng).unwrap();

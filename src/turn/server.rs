@@ -13,9 +13,10 @@ use super::allocation::Allocation;
 use super::effect::{Effect, EndReason, Ended, Forward, OpenError};
 use super::expiry::Expiry;
 use super::guessing::Guessing;
-use super::ids::{AllocationId, RelayId, Route, WorkerId};
+use super::ids::{AllocationId, RelayId, RelayTransport, Route, WorkerId};
 use super::mobility::Directory;
 use super::outcome::{Counters, DropReason, Outcome};
+use super::peer_connections;
 use super::peer_policy::PeerPolicy;
 use super::ports::Ports;
 use super::quota::Quotas;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub quotas: Arc<Quotas>,
     pub reservations: Reservations,
     pub mobility: Directory,
+    pub connections: peer_connections::Directory,
     pub(super) strangers: Strangers,
 }
 
@@ -53,6 +55,7 @@ impl Shared {
             reservations: Reservations::default(),
             mobility: Directory::default(),
             strangers: Strangers::default(),
+            connections: peer_connections::Directory::default(),
         }
     }
 
@@ -60,6 +63,7 @@ impl Shared {
     /// 5-tuples. Its places in the quotas are its allocations', and go with them.
     pub fn forget_worker(&self, worker: WorkerId) {
         self.mobility.forget_worker(worker);
+        self.connections.forget_worker(worker);
         // Before the ports: a reservation that is redeemed by another worker in between has given its port to that one.
         self.reservations.expire_all(worker);
         self.ports.release_all(worker);
@@ -98,7 +102,7 @@ pub struct Server {
     /// Reservations that this worker made, in the order of their expiry.
     pub(super) reserved: VecDeque<(Instant, Token)>,
     pub(super) guessing: Guessing,
-    counters: Counters,
+    pub(super) counters: Counters,
 }
 
 impl Server {
@@ -283,6 +287,7 @@ impl Server {
             }
         }
         self.close_channels(id, now, None);
+        self.close_overdue_connections(id, now);
         if let Some(allocation) = self.table.get_mut(id) {
             allocation.forget_permissions(now, None);
         }
@@ -318,10 +323,12 @@ impl Server {
             return self.end(id, reason);
         }
         self.close_channels(id, now, Some(family));
+        self.close_connections_of(id, family);
         let Some(allocation) = self.table.get_mut(id) else { return };
         allocation.forget_permissions(now, Some(family));
+        let transport = allocation.transport();
         if let Some(relay) = allocation.relays_mut().remove(family) {
-            self.close_relay(RelayId { allocation: id, family }, relay.address);
+            self.close_relay(RelayId { allocation: id, family }, transport, relay.address);
         }
         self.expire(id, now);
     }
@@ -344,8 +351,10 @@ impl Server {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
         }
+        self.close_connections(&mut allocation, reason);
         for relay in allocation.relays().iter() {
-            self.close_relay(RelayId { allocation: id, family: relay.address.family() }, relay.address);
+            let relay_id = RelayId { allocation: id, family: relay.address.family() };
+            self.close_relay(relay_id, allocation.transport(), relay.address);
         }
         if let Some(opening) = &allocation.opening {
             if let (Some(true), Some(relay)) = (opening.even_port, allocation.relays().iter().next()) {
@@ -374,8 +383,11 @@ impl Server {
         }
     }
 
-    fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {
+    fn close_relay(&mut self, relay: RelayId, transport: RelayTransport, address: RelayedAddr) {
         self.shared.ports.withdraw(address, self.worker);
-        self.effects.push_back(Effect::CloseRelay { relay, address });
+        self.effects.push_back(match transport {
+            RelayTransport::Udp => Effect::CloseRelay { relay, address },
+            RelayTransport::Tcp => Effect::CloseTcpRelay { relay, address },
+        });
     }
 }

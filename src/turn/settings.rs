@@ -37,6 +37,8 @@ pub struct Settings {
     pub redirect: Option<Redirect>,
     /// Gives tickets to clients that ask for them (RFC 8016).
     pub mobility: bool,
+    /// Offers TCP allocations (RFC 6062).
+    pub tcp_allocations: bool,
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
             rfc3489: false,
             redirect: None,
             mobility: false,
+            tcp_allocations: false,
         }
     }
 
@@ -102,6 +105,9 @@ pub struct PeerSettings {
     pub own_addresses: Vec<IpAddr>,
     /// The ports of this server's UDP listeners, which no relay reaches even where `allow` names an own address.
     pub listener_ports: Vec<u16>,
+    /// The ports of TCP that this server serves itself, which no TCP allocation reaches even where `allow` names an own
+    /// address.
+    pub service_ports: Vec<u16>,
 }
 
 /// Bounds on what clients can make the server hold.
@@ -117,6 +123,8 @@ pub struct Limits {
     pub permissions_per_allocation: u16,
     /// Channels of one allocation; refreshes are never counted.
     pub channels_per_allocation: u16,
+    /// Connections between one TCP allocation and its peers; each takes two descriptors.
+    pub peer_connections_per_allocation: u16,
     /// Binding requests a second that one source (IPv4 /32, IPv6 /64) is answered over UDP. 0 is no limit.
     ///
     /// 10,000 clients behind one NAT that keep their mapping alive every 10 s are 1000 a second, and all of them at the
@@ -145,6 +153,7 @@ impl Limits {
         allocations_per_prefix: 4000,
         permissions_per_allocation: 1024,
         channels_per_allocation: 1024,
+        peer_connections_per_allocation: 64,
         bindings_per_second: 20_000,
         challenges_per_second: 1000,
         challenges_total_per_second: 50_000,

@@ -6,7 +6,7 @@ use super::routes::{CONNECTION_GENERATION_MASK, ConnectionId};
 use crate::address::FiveTuple;
 use crate::net::buffers::Buffers;
 use crate::net::stream::{Class, Connection};
-use crate::turn::Now;
+use crate::turn::{Now, PeerConnectionId};
 
 /// A stream and what the loop has to remember of it.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(super) struct Stream {
     pub(super) client: FiveTuple,
     /// When the last whole message came.
     pub(super) heard_at: Option<Instant>,
+    /// The connection with a peer that it is bound to: what comes are no messages.
+    pub(super) peer: Option<PeerConnectionId>,
     /// It is in [`Connections::to_flush`].
     to_flush: bool,
 }
@@ -57,8 +59,8 @@ impl Connections {
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
-        entry.stream =
-            Some(Box::new(Stream { client: connection.five_tuple(), connection, heard_at: None, to_flush: false }));
+        let client = connection.five_tuple();
+        entry.stream = Some(Box::new(Stream { client, connection, heard_at: None, peer: None, to_flush: false }));
         ConnectionId { slot, generation: entry.generation }
     }
 

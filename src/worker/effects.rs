@@ -42,6 +42,19 @@ impl<D: Datagrams> Worker<D> {
                     drop(self.held.take(address));
                     self.server.handle_port_closed(address);
                 }
+                Effect::OpenTcpRelay { relay, address } => {
+                    let result = self.open_tcp_relay(relay, address);
+                    self.server.handle_relay_opened(now, relay, result);
+                }
+                Effect::CloseTcpRelay { relay, address } => {
+                    self.peers.close_relay(relay);
+                    self.server.handle_port_closed(address);
+                }
+                Effect::ConnectPeer { relay, connection, from, to } => {
+                    self.connect_peer(now, relay, connection, from, to);
+                }
+                Effect::BindPeer { connection, route, client } => self.bind_peer(connection, route, &client),
+                Effect::ClosePeer { connection } => self.close_peer(connection),
                 Effect::ChannelOpened { .. } | Effect::ChannelClosed { .. } => {}
                 Effect::ClientMoved { from, to, .. } => {
                     debug!(from = %from.client, to = %to.client, transport = to.transport.name(), "client moved");
@@ -100,19 +113,22 @@ impl<D: Datagrams> Worker<D> {
     }
 
     fn bind(&mut self, address: RelayedAddr) -> Result<UdpSocket, Refusal> {
-        open_relay(address.socket_addr(), &UdpOptions::RELAY).map_err(|error: OpenError| {
-            self.statistics.relay_open_failed += 1;
-            debug!(%error, "relay socket not opened");
-            match error.reason {
-                Reason::InUse => Refusal::AddressInUse,
-                Reason::Denied
-                | Reason::NotOwnAddress
-                | Reason::NoDescriptors
-                | Reason::NoFamily
-                | Reason::Option(_)
-                | Reason::Other => Refusal::Exhausted,
-            }
-        })
+        open_relay(address.socket_addr(), &UdpOptions::RELAY).map_err(|error| self.refusal(&error))
+    }
+
+    /// Counts a relay socket that could not be opened, and says what the server makes of it.
+    pub(super) fn refusal(&mut self, error: &OpenError) -> Refusal {
+        self.statistics.relay_open_failed += 1;
+        debug!(%error, "relay socket not opened");
+        match error.reason {
+            Reason::InUse => Refusal::AddressInUse,
+            Reason::Denied
+            | Reason::NotOwnAddress
+            | Reason::NoDescriptors
+            | Reason::NoFamily
+            | Reason::Option(_)
+            | Reason::Other => Refusal::Exhausted,
+        }
     }
 
     fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {

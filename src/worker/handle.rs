@@ -33,6 +33,7 @@ pub enum Command {
 pub struct Report {
     pub allocations: usize,
     pub connections: usize,
+    pub peer_connections: usize,
     pub counters: turn::Counters,
     pub statistics: Statistics,
 }

@@ -14,6 +14,7 @@ mod held;
 pub mod neighbours;
 mod pace;
 mod packet_loop;
+mod peers;
 mod questions;
 mod routes;
 pub mod settings;

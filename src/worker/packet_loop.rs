@@ -15,6 +15,7 @@ use super::handle::{Command, Report, WakeOnce};
 use super::held::HeldSockets;
 use super::neighbours::Neighbours;
 use super::pace::Pace;
+use super::peers::Peers;
 use super::routes::{ConnectionId, Socket};
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
@@ -63,6 +64,7 @@ pub struct Worker<D> {
     /// Relay sockets that are being closed.
     pub(super) closing: HashMap<RelayId, RelayedAddr>,
     pub(super) streams: Connections,
+    pub(super) peers: Peers,
     pub(super) deadlines: Deadlines,
     pub(super) neighbours: Neighbours,
     pub(super) held: HeldSockets,
@@ -113,6 +115,7 @@ impl<D: Datagrams> Worker<D> {
             relays: Vec::new(),
             closing: HashMap::new(),
             streams: Connections::default(),
+            peers: Peers::default(),
             deadlines: Deadlines::default(),
             neighbours: legacy.neighbours,
             held: berth.held.clone(),
@@ -148,6 +151,7 @@ impl<D: Datagrams> Worker<D> {
                 }
             }
             self.read_on(now);
+            self.accept_on(now);
             self.handle_neighbours(now);
             if self.server.poll_timeout().is_some_and(|timeout| timeout <= now.instant) {
                 self.server.handle_timeout(now);
@@ -170,7 +174,8 @@ impl<D: Datagrams> Worker<D> {
         if self.datagrams.has_more() || !self.unfinished.is_empty() || self.more_from_neighbours {
             return Some(Duration::ZERO);
         }
-        let timeout = [self.server.poll_timeout(), self.deadlines.next()].into_iter().flatten().min()?;
+        let timeouts = [self.server.poll_timeout(), self.deadlines.next(), self.peers.next_accept()];
+        let timeout = timeouts.into_iter().flatten().min()?;
         Some(timeout.saturating_duration_since(self.clock.now().instant))
     }
 
@@ -181,7 +186,7 @@ impl<D: Datagrams> Worker<D> {
                 match Socket::of(datagram.token) {
                     Socket::Listener(index) => self.handle_client_datagram(now, index, &datagram),
                     Socket::Relay(relay) => self.handle_peer_datagram(now, relay, &datagram),
-                    Socket::Waker | Socket::Connection(_) => {}
+                    Socket::Waker | Socket::Connection(_) | Socket::TcpRelay(_) | Socket::Peer(_) => {}
                 }
             }
             Arrival::Errors(token) => {
@@ -203,6 +208,8 @@ impl<D: Datagrams> Worker<D> {
         match Socket::of(event.token) {
             Socket::Waker => self.wake.reset(),
             Socket::Connection(connection) => self.serve_stream(now, connection, event),
+            Socket::TcpRelay(relay) => self.accept_peers(now, relay),
+            Socket::Peer(peer) => self.serve_peer(now, peer, event),
             Socket::Listener(_) | Socket::Relay(_) => {}
         }
     }
@@ -245,7 +252,7 @@ impl<D: Datagrams> Worker<D> {
     fn report(&self) -> Report {
         let Past { counters, statistics } = self.counted();
         let (allocations, connections) = (self.server.allocations(), self.streams.len());
-        Report { allocations, connections, counters, statistics }
+        Report { allocations, connections, peer_connections: self.peers.len(), counters, statistics }
     }
 
     /// What this worker and those before it have counted.
@@ -269,8 +276,8 @@ impl<D: Datagrams> Worker<D> {
     /// Takes the worker apart into what goes on and what is to be dropped.
     pub(super) fn take_apart(self) -> (Legacy, impl Sized) {
         let past = self.counted();
-        let Self { policy, commands, wake, neighbours, server, datagrams, streams, .. } = self;
-        (Legacy { policy, commands, wake, neighbours, past }, (server, datagrams, streams))
+        let Self { policy, commands, wake, neighbours, server, datagrams, streams, peers, .. } = self;
+        (Legacy { policy, commands, wake, neighbours, past }, (server, datagrams, streams, peers))
     }
 
     /// The socket of a relay, if it is still that relay's.

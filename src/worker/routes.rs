@@ -1,7 +1,7 @@
 //! What epoll tokens and the server's [`Route`]s stand for.
 
 use crate::net::poll::Token;
-use crate::turn::{RelayId, Route};
+use crate::turn::{PeerConnectionId, RelayId, Route};
 
 /// A socket of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub(super) enum Socket {
     Listener(u16),
     Relay(RelayId),
     Connection(ConnectionId),
+    /// The listener of a TCP allocation.
+    TcpRelay(RelayId),
+    /// A connection with a peer.
+    Peer(PeerConnectionId),
 }
 
 /// A stream of the worker: a slot, and a generation that tells its successive users apart.
@@ -24,11 +28,13 @@ pub(super) struct ConnectionId {
 pub(super) const CONNECTION_GENERATION_MASK: u32 = (1 << 28) - 1;
 
 /// The highest bit belongs to the datagram back end.
-const TAG_SHIFT: u32 = 61;
+const TAG_SHIFT: u32 = 60;
 const TAG_WAKER: u64 = 0;
 const TAG_LISTENER: u64 = 1;
 const TAG_RELAY: u64 = 2;
 const TAG_CONNECTION: u64 = 3;
+const TAG_TCP_RELAY: u64 = 4;
+const TAG_PEER: u64 = 5;
 
 impl Socket {
     pub(super) fn token(self) -> Token {
@@ -37,14 +43,18 @@ impl Socket {
             Self::Listener(index) => TAG_LISTENER << TAG_SHIFT | u64::from(index),
             Self::Relay(relay) => TAG_RELAY << TAG_SHIFT | relay.pack(),
             Self::Connection(connection) => TAG_CONNECTION << TAG_SHIFT | connection.pack(),
+            Self::TcpRelay(relay) => TAG_TCP_RELAY << TAG_SHIFT | relay.pack(),
+            Self::Peer(PeerConnectionId(peer)) => TAG_PEER << TAG_SHIFT | u64::from(peer),
         })
     }
 
     pub(super) fn of(Token(token): Token) -> Self {
-        match token >> TAG_SHIFT & 0b11 {
+        match token >> TAG_SHIFT & 0b111 {
             TAG_WAKER => Self::Waker,
             TAG_LISTENER => Self::Listener(token as u16),
             TAG_RELAY => Self::Relay(RelayId::unpack(token)),
+            TAG_TCP_RELAY => Self::TcpRelay(RelayId::unpack(token)),
+            TAG_PEER => Self::Peer(PeerConnectionId(token as u32)),
             _ => Self::Connection(ConnectionId::unpack(token)),
         }
     }
@@ -102,6 +112,8 @@ mod tests {
             Socket::Listener(u16::MAX),
             Socket::Relay(RelayId::unpack((1 << RelayId::BITS) - 1)),
             Socket::Connection(connection),
+            Socket::TcpRelay(RelayId::unpack((1 << RelayId::BITS) - 1)),
+            Socket::Peer(PeerConnectionId(u32::MAX)),
         ] {
             assert_eq!(Socket::of(socket.token()), socket);
         }

@@ -21,6 +21,8 @@ pub struct Statistics {
     pub stream_silent: u64,
     /// Relay sockets that could not be opened.
     pub relay_open_failed: u64,
+    /// Connections with peers that could not be taken for want of descriptors or memory.
+    pub peer_accept_failed: u64,
     /// How often another worker has taken over from one that had failed.
     pub restarts: u64,
 }
@@ -35,6 +37,7 @@ impl AddAssign for Statistics {
             stream_garbage,
             stream_silent,
             relay_open_failed,
+            peer_accept_failed,
             restarts,
         } = more;
         self.sent += sent;
@@ -44,6 +47,7 @@ impl AddAssign for Statistics {
         self.stream_garbage += stream_garbage;
         self.stream_silent += stream_silent;
         self.relay_open_failed += relay_open_failed;
+        self.peer_accept_failed += peer_accept_failed;
         self.restarts += restarts;
     }
 }

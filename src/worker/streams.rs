@@ -22,6 +22,8 @@ enum Framing {
     WantsMore,
     /// A message, and maybe more, for an allocation of another worker.
     Elsewhere(WorkerId),
+    /// Application data: the stream is bound to a connection with a peer.
+    Bound,
     /// Bytes of which nobody knows where the next message begins.
     Lost,
 }
@@ -44,6 +46,9 @@ impl<D: Datagrams> Worker<D> {
 
     /// An event of a stream: input, room for output, or its end.
     pub(super) fn serve_stream(&mut self, now: Now, id: ConnectionId, event: Event) {
+        if self.streams.get_mut(id).is_some_and(|(stream, _)| stream.peer.is_some()) {
+            return self.pass_data(now, id);
+        }
         if event.writable
             && let Some((stream, _)) = self.streams.get_mut(id)
             && stream.connection.wants_write()
@@ -58,6 +63,9 @@ impl<D: Datagrams> Worker<D> {
     /// Reads what is there, up to a budget, and handles every whole message.
     pub(super) fn read_stream(&mut self, now: Now, id: ConnectionId, hang_up: bool) {
         let Some((stream, buffers)) = self.streams.get_mut(id) else { return };
+        if stream.peer.is_some() {
+            return self.pass_data(now, id);
+        }
         let filled = stream.connection.fill(buffers, READ_BUDGET, hang_up);
         let framing = self.handle_messages(now, id);
         // TLS may have something of its own to say.
@@ -66,6 +74,7 @@ impl<D: Datagrams> Worker<D> {
             (Ok(Fill::Drained), Framing::WantsMore) => {}
             (Ok(Fill::Budget | Fill::Full), Framing::WantsMore) => self.unfinished.push_back((id, hang_up)),
             (Ok(_), Framing::Elsewhere(worker)) => self.hand_stream_over(id, worker),
+            (Ok(_), Framing::Bound) => self.pass_data(now, id),
             (Ok(_), Framing::Lost) => {
                 self.statistics.stream_garbage += 1;
                 self.close_stream(now, id);
@@ -111,6 +120,9 @@ impl<D: Datagrams> Worker<D> {
             self.carry_out_effects(now);
             self.packets += 1;
             received.consume(len);
+            if self.streams.get_mut(id).is_some_and(|(stream, _)| stream.peer.is_some()) {
+                break Framing::Bound;
+            }
         };
         if let Some((stream, buffers)) = self.streams.get_mut(id) {
             stream.heard_at = heard_at;
@@ -126,11 +138,11 @@ impl<D: Datagrams> Worker<D> {
                 None => Found::Gone,
                 Some((stream, _)) => {
                     let heard_lately = stream.heard_at.is_some_and(|heard| now.instant < heard + IDLE_DEADLINE);
-                    if heard_lately || self.server.has_allocation(&stream.client) {
-                        Found::Alive
-                    } else {
-                        Found::Silent
-                    }
+                    let owns = match stream.peer {
+                        Some(peer) => !self.peers.is_half_closed(peer),
+                        None => self.server.has_allocation(&stream.client),
+                    };
+                    if heard_lately || owns { Found::Alive } else { Found::Silent }
                 }
             };
             if found == Found::Silent {
@@ -149,11 +161,14 @@ impl<D: Datagrams> Worker<D> {
         self.neighbours.move_stream(usize::from(worker.0), stream.connection);
     }
 
-    /// Ends a stream, and the allocation that it owns.
-    fn close_stream(&mut self, now: Now, id: ConnectionId) {
+    /// Ends a stream, and the allocation that it owns or the connection that it is bound to.
+    pub(super) fn close_stream(&mut self, now: Now, id: ConnectionId) {
         let Some(mut stream) = self.streams.remove(id) else { return };
         stream.connection.close();
-        self.server.handle_client_closed(&stream.client);
+        match stream.peer {
+            Some(peer) => self.forget_peer(peer),
+            None => self.server.handle_client_closed(&stream.client),
+        }
         self.carry_out_effects(now);
     }
 

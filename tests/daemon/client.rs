@@ -110,17 +110,10 @@ impl Client {
 
     /// Sends a request with the challenge at hand.
     pub(crate) fn request_once(&mut self, method: Method, write: impl Fn(&mut Builder<'_>)) -> Answer {
-        let Challenge { realm, nonce } = self.challenge.clone().unwrap();
-        let key = self.key(&realm);
-        let id = random_id();
-        let bytes = request(method, id, |builder| {
-            write(builder);
-            builder.attribute(AttributeType::USERNAME, self.user.name.as_bytes());
-            builder.attribute(AttributeType::REALM, realm.as_bytes());
-            builder.attribute(AttributeType::NONCE, &nonce).integrity(&key);
-        });
+        let (bytes, id) = self.signed(method, write);
         let answer = self.transact(&bytes, id);
         if answer.code().is_none() {
+            let key = self.key(&self.challenge.as_ref().unwrap().realm);
             let covered = answer.message().integrity().expect("a success is signed");
             assert!(key.verifies_sha1(&covered), "a success is signed with the user's key");
         }
@@ -214,11 +207,43 @@ impl Client {
         self.wire.send(&bytes);
     }
 
+    /// The answer to a request that has been sent, on a stream.
+    pub(crate) fn answer_to(&mut self, id: TransactionId) -> Answer {
+        if let Some(index) = self.early.iter().position(|bytes| is_answer(bytes, id)) {
+            return Answer(self.early.remove(index).unwrap());
+        }
+        loop {
+            let bytes = self.wire.receive(PATIENCE).expect("an answer");
+            if is_answer(&bytes, id) {
+                return Answer(bytes);
+            }
+            self.early.push_back(bytes);
+        }
+    }
+
+    /// The bytes of a request with the challenge at hand.
+    pub(crate) fn signed(&self, method: Method, write: impl Fn(&mut Builder<'_>)) -> (Vec<u8>, TransactionId) {
+        let Challenge { realm, nonce } = self.challenge.clone().unwrap();
+        let key = self.key(&realm);
+        let id = random_id();
+        let bytes = request(method, id, |builder| {
+            write(builder);
+            builder.attribute(AttributeType::USERNAME, self.user.name.as_bytes());
+            builder.attribute(AttributeType::REALM, realm.as_bytes());
+            builder.attribute(AttributeType::NONCE, &nonce).integrity(&key);
+        });
+        (bytes, id)
+    }
+
+    /// The next message that is no answer.
+    pub(crate) fn next(&mut self) -> Vec<u8> {
+        let early = self.early.pop_front();
+        early.or_else(|| self.wire.receive(PATIENCE)).expect("a message")
+    }
+
     /// The next data from a peer.
     pub(crate) fn receive(&mut self) -> Data {
-        let early = self.early.pop_front();
-        let bytes = early.or_else(|| self.wire.receive(PATIENCE)).expect("data from a peer");
-        Data::parse(&bytes)
+        Data::parse(&self.next())
     }
 }
 
@@ -263,7 +288,7 @@ impl Answer {
         Some(u16::from(value[2]) * 100 + u16::from(value[3]))
     }
 
-    fn result(self) -> Result<Self, u16> {
+    pub(crate) fn result(self) -> Result<Self, u16> {
         match self.code() {
             None => Ok(self),
             Some(code) => Err(code),

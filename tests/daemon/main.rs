@@ -31,6 +31,7 @@ mod secrecy;
 mod service_manager;
 mod settings;
 mod streams;
+mod tcp_allocations;
 mod verbs;
 
 use std::time::{Duration, Instant};

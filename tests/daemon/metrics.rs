@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::ferryd::{Ferryd, refused};
 use crate::place;
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: ferryd\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -17,7 +17,7 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 /// The value of one series of the page.
-fn value(page: &str, series: &str) -> f64 {
+pub(crate) fn value(page: &str, series: &str) -> f64 {
     let line = page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
     let line = line.unwrap_or_else(|| panic!("{series} is missing in:\n{page}"));
     line.rsplit(' ').next().unwrap().parse().unwrap()

@@ -93,6 +93,38 @@ impl Stream {
         self.bytes.flush().unwrap();
     }
 
+    /// What has come, when nothing of it is a message: at least one byte; none at the end.
+    pub(crate) fn read(&mut self) -> Vec<u8> {
+        if !self.received.is_empty() {
+            return std::mem::take(&mut self.received);
+        }
+        let mut buffer = [0; 65_536];
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        match self.bytes.read(&mut buffer) {
+            Ok(count) => buffer[..count].to_vec(),
+            Err(error) if is_end(&error) => Vec::new(),
+            Err(error) => panic!("the connection fails: {error}"),
+        }
+    }
+
+    /// Waits for something to read, and leaves it unread.
+    pub(crate) fn peek(&self) {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(self.socket.peek(&mut [0; 1]).unwrap(), 1);
+    }
+
+    /// Exactly so many bytes.
+    pub(crate) fn read_exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            let more = self.read();
+            assert!(!more.is_empty(), "the connection ends after {} of {count} bytes", bytes.len());
+            bytes.extend(more);
+        }
+        self.received = bytes.split_off(count);
+        bytes
+    }
+
     /// Says that nothing more will come.
     pub(crate) fn close_half(&self) {
         self.socket.shutdown(Shutdown::Write).unwrap();

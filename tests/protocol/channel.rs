@@ -17,6 +17,11 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
         | Effect::OpenRelay { .. }
         | Effect::CloseRelay { .. }
         | Effect::CloseHeld { .. }
+        | Effect::OpenTcpRelay { .. }
+        | Effect::CloseTcpRelay { .. }
+        | Effect::ConnectPeer { .. }
+        | Effect::BindPeer { .. }
+        | Effect::ClosePeer { .. }
         | Effect::ClientMoved { .. }
         | Effect::AllocationEnded(_)
         | Effect::UserAttacked { .. } => None,

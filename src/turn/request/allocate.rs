@@ -6,7 +6,8 @@ use rand::RngExt;
 
 use super::super::allocation::{Allocation, Created, Opening, Relay};
 use super::super::effect::{Effect, OpenError, RelaySource};
-use super::super::ids::{AllocationId, RelayId};
+use super::super::ids::{AllocationId, RelayId, RelayTransport};
+use super::super::peer_connections::PeerConnections;
 use super::super::peer_policy::is_tunnel;
 use super::super::ports::Parity;
 use super::super::quota::QuotaGuard;
@@ -18,12 +19,15 @@ use crate::stun::{AttributeType, ErrorCode, Message};
 
 /// REQUESTED-TRANSPORT of UDP: the protocol number of the IP header.
 const PROTOCOL_UDP: u8 = 17;
+/// REQUESTED-TRANSPORT of TCP: a TCP allocation (RFC 6062 section 4.1).
+const PROTOCOL_TCP: u8 = 6;
 /// Ports tried when something else on the host has the chosen one.
 const ATTEMPTS_MAX: u8 = 16;
 
 /// Which relayed addresses a request asks for.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
+    transport: RelayTransport,
     family: Family,
     /// ADDITIONAL-ADDRESS-FAMILY: an IPv6 address beside the IPv4 one.
     additional: bool,
@@ -74,6 +78,9 @@ impl Server {
             self.hasher.clone(),
             request.now.unix_seconds,
         );
+        if wanted.transport == RelayTransport::Tcp {
+            allocation.connections = Some(Box::new(PeerConnections::new(self.hasher.clone())));
+        }
         let expires_at = request.now.instant + lifetime;
         for address in addresses.into_iter().flatten() {
             allocation.relays_mut().insert(Relay { address, expires_at });
@@ -83,7 +90,10 @@ impl Server {
         let hold_next = wanted.even_port == Some(true);
         for address in addresses.into_iter().flatten() {
             let relay = RelayId { allocation: id, family: address.family() };
-            self.effects.push_back(Effect::OpenRelay { relay, address, source, hold_next });
+            self.effects.push_back(match wanted.transport {
+                RelayTransport::Udp => Effect::OpenRelay { relay, address, source, hold_next },
+                RelayTransport::Tcp => Effect::OpenTcpRelay { relay, address },
+            });
         }
         Ok(())
     }
@@ -129,10 +139,7 @@ impl Server {
     /// Steps 3 to 9, as far as they concern the request itself.
     fn wanted(&self, request: &Request<'_>) -> Result<Wanted, Rejection> {
         let message = &request.message;
-        let transport = message.attribute(AttributeType::REQUESTED_TRANSPORT).and_then(|it| it.as_code());
-        if transport.ok_or(ErrorCode::BadRequest)? != PROTOCOL_UDP {
-            return Err(ErrorCode::UnsupportedTransportProtocol.into());
-        }
+        let transport = self.relay_transport(request)?;
         let even_port = parsed(message, AttributeType::EVEN_PORT, |it| it.as_even_port())?;
         let requested = parsed(message, AttributeType::REQUESTED_ADDRESS_FAMILY, |it| it.as_family())?;
         let additional = parsed(message, AttributeType::ADDITIONAL_ADDRESS_FAMILY, |it| it.as_family())?;
@@ -162,7 +169,34 @@ impl Server {
             return Err(ErrorCode::Forbidden.into());
         }
         let mobile = self.wants_ticket(message)?;
-        Ok(Wanted { family, additional: additional.is_some(), even_port, token, mobile })
+        // RFC 8016 moves a 5-tuple, and a TCP allocation is its control connection and data connections beside it.
+        if mobile && transport == RelayTransport::Tcp {
+            return Err(ErrorCode::MobilityForbidden.into());
+        }
+        Ok(Wanted { transport, family, additional: additional.is_some(), even_port, token, mobile })
+    }
+
+    /// What REQUESTED-TRANSPORT asks for, with the exceptions of RFC 6062 section 5.1 for a TCP allocation.
+    fn relay_transport(&self, request: &Request<'_>) -> Result<RelayTransport, Rejection> {
+        let message = &request.message;
+        let protocol = message.attribute(AttributeType::REQUESTED_TRANSPORT).and_then(|it| it.as_code());
+        match protocol.ok_or(ErrorCode::BadRequest)? {
+            PROTOCOL_UDP => Ok(RelayTransport::Udp),
+            PROTOCOL_TCP if self.settings.tcp_allocations => {
+                // "If the client connection transport is not TCP or TLS, the server MUST reject the request with a 400
+                // (Bad Request) error."
+                let is_stream = request.envelope.client.transport.is_stream();
+                // "If the request contains the DONT-FRAGMENT, EVEN-PORT, or RESERVATION-TOKEN attribute, the server
+                // MUST reject the request with a 400 (Bad Request) error."
+                let of_datagrams =
+                    [AttributeType::DONT_FRAGMENT, AttributeType::EVEN_PORT, AttributeType::RESERVATION_TOKEN];
+                if !is_stream || of_datagrams.into_iter().any(|kind| message.has(kind)) {
+                    return Err(ErrorCode::BadRequest.into());
+                }
+                Ok(RelayTransport::Tcp)
+            }
+            _ => Err(ErrorCode::UnsupportedTransportProtocol.into()),
+        }
     }
 
     /// RFC 8016 section 3.1.2: "If the MOBILITY-TICKET attribute is included, and has a length of zero, but TURN
@@ -246,13 +280,15 @@ impl Server {
         self.release_claim(taken, even_port);
         match claimed {
             Ok(address) => {
-                if let Some(slot) =
-                    self.table.get_mut(relay.allocation).and_then(|it| it.relays_mut().get_mut(relay.family))
-                {
+                let Some(allocation) = self.table.get_mut(relay.allocation) else { return };
+                if let Some(slot) = allocation.relays_mut().get_mut(relay.family) {
                     slot.address = address;
                 }
                 let (source, hold_next) = (RelaySource::Fresh, even_port == Some(true));
-                self.effects.push_back(Effect::OpenRelay { relay, address, source, hold_next });
+                self.effects.push_back(match allocation.transport() {
+                    RelayTransport::Udp => Effect::OpenRelay { relay, address, source, hold_next },
+                    RelayTransport::Tcp => Effect::OpenTcpRelay { relay, address },
+                });
             }
             Err(_) => self.abandon(now, relay),
         }
@@ -309,7 +345,7 @@ impl Server {
         }
         for relay in allocation.relays().iter() {
             let relay_id = RelayId { allocation: id, family: relay.address.family() };
-            self.shared.ports.publish(relay.address, self.worker, relay_id);
+            self.shared.ports.publish(relay.address, allocation.transport(), self.worker, relay_id);
         }
         self.rearm(id);
         if opening.mobile {

@@ -1,7 +1,7 @@
 //! ChannelBind (RFC 8656 section 12.2).
 
 use super::super::effect::Effect;
-use super::super::ids::RelayId;
+use super::super::ids::{RelayId, RelayTransport};
 use super::super::peer_policy::{PermittedPeer, Reach};
 use super::super::server::Server;
 use super::{Rejection, Request};
@@ -12,6 +12,10 @@ use crate::stun::{AttributeType, ErrorCode};
 impl Server {
     pub(super) fn channel_bind(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
         let id = self.allocation_of(request)?;
+        // RFC 6062 has no datagrams, and its control connection no application data.
+        if self.table.get(id).is_some_and(|allocation| allocation.transport() == RelayTransport::Tcp) {
+            return Err(ErrorCode::Forbidden.into());
+        }
         let channel = self.channel_number(request)?;
         let peer = self.channel_peer(request)?;
         let now = request.now.instant;

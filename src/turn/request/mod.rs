@@ -4,6 +4,8 @@ mod allocate;
 mod binding;
 mod channel_bind;
 mod classic;
+mod connect;
+mod connection_bind;
 mod create_permission;
 mod nat_behavior;
 mod refresh;
@@ -67,7 +69,8 @@ impl Server {
             }
             Err(error) => return dropped(DropReason::Malformed(error)),
         };
-        if let Some(worker) = self.ticket_elsewhere(client, &message) {
+        let elsewhere = self.ticket_elsewhere(client, &message).or_else(|| self.connection_elsewhere(client, &message));
+        if let Some(worker) = elsewhere {
             return Ok(Self::hand_over(worker, client, route, bytes.len()));
         }
         match (message.class(), message.method()) {
@@ -77,14 +80,31 @@ impl Server {
                 Err(self.binding(client, route, &message))
             }
             (Class::Request, Method::Binding) => dropped(DropReason::BindingRate),
-            (Class::Request, Method::Allocate | Method::Refresh | Method::CreatePermission | Method::ChannelBind) => {
-                Err(self.request(now, client, route, message))
+            (_, Method::Connect | Method::ConnectionBind | Method::ConnectionAttempt)
+                if !self.settings.tcp_allocations =>
+            {
+                dropped(DropReason::MethodOff)
             }
-            (_, Method::Connect | Method::ConnectionBind | Method::ConnectionAttempt) => dropped(DropReason::MethodOff),
-            (Class::Request, Method::Send | Method::Data)
+            (
+                Class::Request,
+                Method::Allocate
+                | Method::Refresh
+                | Method::CreatePermission
+                | Method::ChannelBind
+                | Method::Connect
+                | Method::ConnectionBind,
+            ) => Err(self.request(now, client, route, message)),
+            (Class::Request, Method::Send | Method::Data | Method::ConnectionAttempt)
             | (
                 Class::Indication,
-                Method::Allocate | Method::Refresh | Method::Data | Method::CreatePermission | Method::ChannelBind,
+                Method::Allocate
+                | Method::Refresh
+                | Method::Data
+                | Method::CreatePermission
+                | Method::ChannelBind
+                | Method::Connect
+                | Method::ConnectionBind
+                | Method::ConnectionAttempt,
             )
             | (Class::Success | Class::Error, _) => dropped(DropReason::UnexpectedClass),
         }
@@ -94,13 +114,22 @@ impl Server {
     fn request(&mut self, now: Now, client: &FiveTuple, route: Route, message: Message<'_>) -> Outcome {
         let method = message.method();
         let mut envelope = Envelope::new(*client, route, &message);
-        let live = self.subject(client, &message).and_then(|id| self.table.get(id));
+        let bound_by = self.bound_by(&message);
+        let live = bound_by.or_else(|| self.subject(client, &message)).and_then(|id| self.table.get(id));
+        // A client may go on with the nonce of its control connection on its data connections, so that it can say all it
+        // has to say at once.
+        let control = live.filter(|_| bound_by.is_some()).map(|allocation| allocation.client);
         let mut held =
             live.filter(|allocation| allocation.lives(now.instant)).map(|allocation| &allocation.credentials);
         if held.is_none() && method == Method::Refresh {
             held = self.released.credentials(client, message.transaction_id());
         }
-        let authenticated = match self.authenticator.authenticate(&message, client, held, now.unix_seconds) {
+        let authenticate = |client| self.authenticator.authenticate(&message, client, held, now.unix_seconds);
+        let authenticated = match (authenticate(client), &control) {
+            (Err(AuthError::StaleNonce), Some(control)) => authenticate(control),
+            (authenticated, _) => authenticated,
+        };
+        let authenticated = match authenticated {
             Ok(authenticated) => authenticated,
             Err(error) => return self.challenge(now, &envelope, &message, error),
         };
@@ -112,8 +141,11 @@ impl Server {
         let request = Request { now, message, envelope, credentials: authenticated.credentials };
         let discovers = self.settings.nat_behavior.is_some();
         let takes_tokens = self.authenticator.takes_tokens();
+        let connects = self.settings.tcp_allocations;
         let understands = |kind: AttributeType| {
-            discovers && kind.is_nat_behavior() || takes_tokens && kind == AttributeType::ACCESS_TOKEN
+            discovers && kind.is_nat_behavior()
+                || takes_tokens && kind == AttributeType::ACCESS_TOKEN
+                || connects && kind == AttributeType::CONNECTION_ID
         };
         if self.refuse_unknown_attributes(&request.envelope, &request.message, understands) {
             return Outcome::Refused(method, ErrorCode::UnknownAttribute);
@@ -123,14 +155,14 @@ impl Server {
             Method::Refresh => self.refresh(&request),
             Method::CreatePermission => self.create_permission(&request),
             Method::ChannelBind => self.channel_bind(&request),
-            Method::Binding
-            | Method::Send
-            | Method::Data
-            | Method::Connect
-            | Method::ConnectionBind
-            | Method::ConnectionAttempt => Err(ErrorCode::BadRequest.into()),
+            Method::Connect => self.connect(&request),
+            Method::ConnectionBind => self.connection_bind(&request),
+            Method::Binding | Method::Send | Method::Data | Method::ConnectionAttempt => {
+                Err(ErrorCode::BadRequest.into())
+            }
         };
         match result {
+            Ok(()) if method == Method::Connect => Outcome::Connecting,
             Ok(()) => Outcome::Succeeded(method),
             Err(Rejection::InProgress) => Outcome::Dropped(DropReason::InProgress),
             Err(Rejection::Error(code)) => {

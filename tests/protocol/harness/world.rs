@@ -11,8 +11,8 @@ use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCr
 use ferryd::turn::effect::{Ended, RelaySource};
 use ferryd::turn::settings::{RelayAddress, Settings};
 use ferryd::turn::{
-    Counters, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerPolicy, Policy, RelayId, Route, Server,
-    Shared, WorkerId,
+    Counters, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerConnectionId, PeerPolicy, Policy, RelayId,
+    Route, Server, Shared, WorkerId,
 };
 
 use super::{ALICE, BOB, REALM, SECRET, SECRET_SHA256};
@@ -83,6 +83,19 @@ pub(crate) struct Sent {
     pub(crate) dont_fragment: bool,
 }
 
+/// A TCP connection with a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    worker: usize,
+    relay: RelayId,
+    /// The relayed address as it is bound.
+    pub(crate) from: SocketAddr,
+    /// The address that is connected to; `None` when the peer has connected.
+    pub(crate) to: Option<PeerAddr>,
+    /// The stream that it is bound to.
+    pub(crate) bound: Option<FiveTuple>,
+}
+
 /// The workers of one daemon with everything around them.
 pub(crate) struct World {
     origin: Instant,
@@ -99,6 +112,10 @@ pub(crate) struct World {
     pub(crate) sockets: BTreeMap<RelayedAddr, (usize, RelayId)>,
     /// Held sockets, by the worker that reserved their ports.
     pub(crate) held: BTreeMap<RelayedAddr, usize>,
+    /// The listeners of TCP allocations.
+    pub(crate) listening: BTreeMap<RelayedAddr, (usize, RelayId)>,
+    /// TCP connections with peers, those that are being made among them.
+    pub(crate) connections: BTreeMap<PeerConnectionId, Connection>,
     /// Streams that have moved to another worker.
     pub(crate) streams: HashMap<FiveTuple, usize>,
     inboxes: HashMap<FiveTuple, VecDeque<Vec<u8>>>,
@@ -135,6 +152,8 @@ impl World {
             attempts: Vec::new(),
             sockets: BTreeMap::new(),
             held: BTreeMap::new(),
+            listening: BTreeMap::new(),
+            connections: BTreeMap::new(),
             streams: HashMap::new(),
             inboxes: HashMap::new(),
             sent: VecDeque::new(),
@@ -216,6 +235,61 @@ impl World {
         self.forward(worker, forward, bytes);
         self.drain(worker);
         true
+    }
+
+    /// A peer connects to a relayed address as clients know it; `None` when the connection is closed at once.
+    pub(crate) fn peer_connects(&mut self, from: &str, to: SocketAddr) -> Option<PeerConnectionId> {
+        let (bound, (worker, relay)) = self.listener(to).expect("a listener");
+        let now = self.now();
+        let accepted = self.workers[worker].handle_peer_accepted(now, relay, super::peer(from));
+        self.drain(worker);
+        let accepted = accepted?;
+        let connection = Connection { worker, relay, from: bound.socket_addr(), to: None, bound: None };
+        assert!(self.connections.insert(accepted, connection).is_none(), "two connections with one number");
+        Some(accepted)
+    }
+
+    /// Whether something listens at a relayed address as clients know it.
+    pub(crate) fn listens(&self, at: SocketAddr) -> bool {
+        self.listener(at).is_some()
+    }
+
+    fn listener(&self, at: SocketAddr) -> Option<(RelayedAddr, (usize, RelayId))> {
+        let found = self.listening.iter().find(|(bound, _)| self.shared.ports.public(**bound) == at);
+        found.map(|(bound, owner)| (*bound, *owner))
+    }
+
+    /// The connection that is being made to an address.
+    pub(crate) fn connecting(&self, to: &str) -> Option<PeerConnectionId> {
+        let is_it = |connection: &&Connection| connection.to == Some(super::peer(to)) && connection.bound.is_none();
+        self.connections.iter().find(|(_, connection)| is_it(connection)).map(|(id, _)| *id)
+    }
+
+    /// A peer takes or refuses the connection that is made to it.
+    pub(crate) fn peer_answers(&mut self, to: &str, accepts: bool) -> PeerConnectionId {
+        let id = self.connecting(to).expect("a connection that is being made");
+        let Connection { worker, relay, .. } = self.connections[&id];
+        if !accepts {
+            self.connections.remove(&id);
+        }
+        let now = self.now();
+        self.workers[worker].handle_peer_connected(now, relay, id, accepts);
+        self.drain(worker);
+        id
+    }
+
+    /// A peer's connection ends.
+    pub(crate) fn peer_closes(&mut self, id: PeerConnectionId) {
+        let Connection { worker, relay, .. } = self.connections.remove(&id).expect("a connection");
+        self.workers[worker].handle_peer_closed(relay, id);
+        self.drain(worker);
+    }
+
+    /// Bytes pass over a connection that is bound.
+    pub(crate) fn bytes_pass(&mut self, id: PeerConnectionId, to_peer: u64, to_client: u64) {
+        let Connection { worker, relay, ref bound, .. } = self.connections[&id];
+        assert!(bound.is_some(), "only over connections that are bound");
+        self.workers[worker].handle_connection_data(relay, to_peer, to_client);
     }
 
     /// An ICMP error about a datagram from the relayed address `about`.
@@ -319,10 +393,15 @@ impl World {
     pub(crate) fn drain(&mut self, worker: usize) {
         while let Some(effect) = self.workers[worker].poll_effect() {
             let waits = match effect {
-                Effect::OpenRelay { .. } => self.opens_wait,
+                Effect::OpenRelay { .. } | Effect::OpenTcpRelay { .. } => self.opens_wait,
                 // Effects on sockets are carried out in their order.
-                Effect::CloseRelay { .. } | Effect::CloseHeld { .. } => !self.pending.is_empty(),
+                Effect::CloseRelay { .. } | Effect::CloseTcpRelay { .. } | Effect::CloseHeld { .. } => {
+                    !self.pending.is_empty()
+                }
                 Effect::Reply { .. }
+                | Effect::ConnectPeer { .. }
+                | Effect::BindPeer { .. }
+                | Effect::ClosePeer { .. }
                 | Effect::ChannelOpened { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
@@ -356,6 +435,33 @@ impl World {
             Effect::CloseHeld { address } => {
                 self.held.remove(&address);
                 self.workers[worker].handle_port_closed(address);
+            }
+            Effect::OpenTcpRelay { relay, address } => {
+                self.attempts.push(address);
+                let result = self.open_failures.pop_front().map_or(Ok(()), Err);
+                if result.is_ok() {
+                    assert!(self.listening.insert(address, (worker, relay)).is_none(), "{address} is bound twice");
+                }
+                let now = self.now();
+                self.workers[worker].handle_relay_opened(now, relay, result);
+            }
+            Effect::CloseTcpRelay { address, .. } => {
+                self.listening.remove(&address);
+                self.workers[worker].handle_port_closed(address);
+            }
+            Effect::ConnectPeer { relay, connection, from, to } => {
+                assert_eq!(self.listening[&from], (worker, relay), "from the relayed address");
+                let made = Connection { worker, relay, from: from.socket_addr(), to: Some(to), bound: None };
+                assert!(self.connections.insert(connection, made).is_none(), "two connections with one number");
+            }
+            Effect::BindPeer { connection, route: way, client } => {
+                assert_eq!(way, route(&client));
+                let found = self.connections.get_mut(&connection).expect("a connection that is there");
+                assert_eq!((found.worker, &found.bound), (worker, &None), "bound once, where it lives");
+                found.bound = Some(client);
+            }
+            Effect::ClosePeer { connection } => {
+                self.connections.remove(&connection);
             }
             event @ (Effect::ChannelOpened { .. }
             | Effect::ChannelClosed { .. }
@@ -401,6 +507,8 @@ fn route(client: &FiveTuple) -> Route {
 pub(crate) fn assert_no_leak(world: &World) {
     assert_eq!(world.sockets.len(), 0, "relay sockets");
     assert_eq!(world.held.len(), 0, "held sockets");
+    assert_eq!((world.listening.len(), world.connections.len()), (0, 0), "listeners and connections with peers");
+    assert_eq!(world.shared.connections.usage(), 0, "numbers of connections");
     assert_eq!(world.shared.quotas.total(), 0, "quotas");
     assert_eq!(world.shared.mobility.usage(), (0, 0), "tickets and 5-tuples that moved");
     for family in [Family::V4, Family::V6] {

@@ -1,0 +1,249 @@
+//! TCP connections with peers (RFC 6062): accepted and made, kept until a client's stream is bound to them, and then the
+//! two are one.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use super::packet_loop::Worker;
+use super::routes::{ConnectionId, Socket, Way};
+use crate::address::{FiveTuple, PeerAddr, RelayedAddr};
+use crate::net::datagrams::Datagrams;
+use crate::net::peer::{PeerStream, accept, open_tcp_relay};
+use crate::net::poll::{Event, Interest};
+use crate::net::stream::Rest;
+use crate::turn::{Now, OpenError as Refusal, PeerConnectionId, RelayId, Route};
+
+/// Connections accepted at one relayed address before other sockets have their turn.
+const ACCEPT_BUDGET: usize = 16;
+/// Pause after an `accept` that failed for want of descriptors or memory: 10 tries a second.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes passed in each direction before other streams have their turn.
+const DATA_BUDGET: u64 = 256 * 1024;
+
+/// A connection with a peer.
+#[derive(Debug)]
+struct Peer {
+    stream: PeerStream,
+    relay: RelayId,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    /// What the peer sends stays in the kernel's buffer, whose window says when it is full.
+    Unbound,
+    /// Bound to a client's stream; one of the two directions may have ended.
+    Bound {
+        stream: ConnectionId,
+        half_closed: bool,
+    },
+}
+
+/// The listeners of TCP allocations, and all connections with peers.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    relays: HashMap<RelayId, TcpListener>,
+    peers: HashMap<PeerConnectionId, Peer>,
+    /// Relays at which connections may wait, and when to look again; all looks are equally far ahead, or due at once.
+    waiting: VecDeque<(Instant, RelayId)>,
+}
+
+impl Peers {
+    /// How many connections there are.
+    pub(super) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub(super) fn close_relay(&mut self, relay: RelayId) {
+        self.relays.remove(&relay);
+    }
+
+    /// When connections are to be accepted without being told.
+    pub(super) fn next_accept(&self) -> Option<Instant> {
+        self.waiting.iter().map(|(at, _)| *at).min()
+    }
+
+    /// Whether a connection that is bound goes on in one direction alone, or is gone.
+    pub(super) fn is_half_closed(&self, connection: PeerConnectionId) -> bool {
+        match self.peers.get(&connection).map(|peer| peer.state) {
+            Some(State::Bound { half_closed, .. }) => half_closed,
+            Some(State::Connecting | State::Unbound) => false,
+            None => true,
+        }
+    }
+}
+
+impl<D: Datagrams> Worker<D> {
+    pub(super) fn open_tcp_relay(&mut self, relay: RelayId, address: RelayedAddr) -> Result<(), Refusal> {
+        let listener = open_tcp_relay(address.socket_addr()).map_err(|error| self.refusal(&error))?;
+        let watched = self.datagrams.poll().add(&listener, Socket::TcpRelay(relay).token(), Interest::Readable, true);
+        watched.map_err(|error| {
+            warn!(%address, %error, "cannot watch a relay socket");
+            Refusal::Exhausted
+        })?;
+        self.peers.relays.insert(relay, listener);
+        Ok(())
+    }
+
+    /// Accepts what waits at a relayed address. RFC 6062 section 5.3: "The server MUST accept the connection", and
+    /// without a permission it "MUST close the connection with the peer immediately after it has been accepted".
+    pub(super) fn accept_peers(&mut self, now: Now, relay: RelayId) {
+        for _ in 0..ACCEPT_BUDGET {
+            let Some(listener) = self.peers.relays.get(&relay) else { return };
+            let (stream, from) = match accept(listener) {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => return,
+                Err(error) => {
+                    debug!(%error, "a connection of a peer is not accepted");
+                    self.statistics.peer_accept_failed += 1;
+                    return self.peers.waiting.push_back((now.instant + ACCEPT_PAUSE, relay));
+                }
+            };
+            let Some(connection) = self.server.handle_peer_accepted(now, relay, PeerAddr::new(from)) else {
+                self.carry_out_effects(now);
+                continue;
+            };
+            // What was there before under this peer is closed first.
+            self.carry_out_effects(now);
+            let kept =
+                PeerStream::accepted(stream).and_then(|stream| self.keep(connection, relay, stream, State::Unbound));
+            if let Err(error) = kept {
+                debug!(%error, "a connection of a peer is not kept");
+                self.statistics.peer_accept_failed += 1;
+                self.server.handle_peer_closed(relay, connection);
+                self.carry_out_effects(now);
+            }
+        }
+        self.peers.waiting.push_back((now.instant, relay));
+    }
+
+    /// Goes on with relays at which connections may wait.
+    pub(super) fn accept_on(&mut self, now: Now) {
+        for _ in 0..self.peers.waiting.len() {
+            match self.peers.waiting.pop_front() {
+                Some((at, relay)) if at <= now.instant => self.accept_peers(now, relay),
+                Some(later) => self.peers.waiting.push_back(later),
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn connect_peer(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        connection: PeerConnectionId,
+        from: RelayedAddr,
+        to: PeerAddr,
+    ) {
+        let begun = PeerStream::connect(from.socket_addr(), to.socket_addr());
+        let kept = begun.and_then(|stream| self.keep(connection, relay, stream, State::Connecting));
+        if let Err(error) = kept {
+            debug!(%from, %to, %error, "a peer is not connected to");
+            self.server.handle_peer_connected(now, relay, connection, false);
+        }
+    }
+
+    fn keep(
+        &mut self,
+        connection: PeerConnectionId,
+        relay: RelayId,
+        stream: PeerStream,
+        state: State,
+    ) -> std::io::Result<()> {
+        self.datagrams.poll().add(&stream, Socket::Peer(connection).token(), Interest::Both, true)?;
+        self.peers.peers.insert(connection, Peer { stream, relay, state });
+        Ok(())
+    }
+
+    /// Makes a client's stream and a peer's connection one; the stream's bytes are passed on when its turn ends.
+    pub(super) fn bind_peer(&mut self, connection: PeerConnectionId, route: Route, client: &FiveTuple) {
+        let Way::Stream(id) = Way::of(route) else { return };
+        let (stream, peer) = (self.streams.get_mut(id), self.peers.peers.get_mut(&connection));
+        let (Some((stream, _)), Some(peer)) = (stream, peer) else {
+            debug!(client = %client.client, "a connection has ended while it was bound");
+            return self.forget_peer(connection);
+        };
+        stream.peer = Some(connection);
+        stream.connection.begin_data();
+        peer.state = State::Bound { stream: id, half_closed: false };
+    }
+
+    /// Closes a peer's connection and the stream that is bound to it, as the server wants.
+    pub(super) fn close_peer(&mut self, connection: PeerConnectionId) {
+        let Some(peer) = self.peers.peers.remove(&connection) else { return };
+        if let State::Bound { stream, .. } = peer.state
+            && let Some(mut stream) = self.streams.remove(stream)
+        {
+            stream.connection.close();
+        }
+    }
+
+    /// Closes a peer's connection that has ended, or whose stream has, and tells the server.
+    pub(super) fn forget_peer(&mut self, connection: PeerConnectionId) {
+        if let Some(peer) = self.peers.peers.remove(&connection) {
+            self.server.handle_peer_closed(peer.relay, connection);
+        }
+    }
+
+    /// An event of a peer's connection.
+    pub(super) fn serve_peer(&mut self, now: Now, connection: PeerConnectionId, event: Event) {
+        let Some(peer) = self.peers.peers.get_mut(&connection) else { return };
+        let relay = peer.relay;
+        match peer.state {
+            State::Connecting => match peer.stream.established() {
+                None => {}
+                Some(Ok(())) => {
+                    peer.state = State::Unbound;
+                    self.server.handle_peer_connected(now, relay, connection, true);
+                    self.carry_out_effects(now);
+                }
+                Some(Err(error)) => {
+                    debug!(%error, "a peer is not connected to");
+                    self.peers.peers.remove(&connection);
+                    self.server.handle_peer_connected(now, relay, connection, false);
+                    self.carry_out_effects(now);
+                }
+            },
+            // A peer that has sent all it has to say may have closed its half; a reset is the end.
+            State::Unbound if event.error => {
+                self.forget_peer(connection);
+                self.carry_out_effects(now);
+            }
+            State::Unbound => {}
+            State::Bound { stream, .. } => self.pass_data(now, stream),
+        }
+    }
+
+    /// Passes data both ways over a stream and the connection that it is bound to, as far as they take it.
+    pub(super) fn pass_data(&mut self, now: Now, id: ConnectionId) {
+        let Some((stream, buffers)) = self.streams.get_mut(id) else { return };
+        let Some(peer) = stream.peer.and_then(|connection| self.peers.peers.get_mut(&connection)) else {
+            return self.close_stream(now, id);
+        };
+        let up = stream.connection.pass_to(&mut peer.stream, buffers, DATA_BUDGET);
+        let down = stream.connection.pass_from(now.instant, &mut peer.stream, buffers, DATA_BUDGET);
+        if up.bytes + down.bytes > 0 {
+            stream.heard_at = Some(now.instant);
+        }
+        self.server.handle_connection_data(peer.relay, up.bytes, down.bytes);
+        match (up.rest, down.rest) {
+            (Err(error), _) | (_, Err(error)) => {
+                debug!(%error, "data connection ended");
+                self.close_stream(now, id);
+            }
+            (Ok(Rest::Ended), Ok(Rest::Ended)) => self.close_stream(now, id),
+            (Ok(up), Ok(down)) => {
+                let half_closed = up == Rest::Ended || down == Rest::Ended;
+                peer.state = State::Bound { stream: id, half_closed };
+                if up == Rest::Budget || down == Rest::Budget {
+                    self.unfinished.push_back((id, false));
+                }
+            }
+        }
+    }
+}
