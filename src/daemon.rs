@@ -25,6 +25,7 @@ use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
 use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
+use crate::net::inherited::{InheritError, Inherited};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
@@ -73,6 +74,7 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
 #[derive(Debug)]
 enum Failure {
     Listener(OpenError),
+    Inherited(InheritError),
     Metrics(OpenError),
     Admin { socket: PathBuf, source: io::Error },
     Tls(TlsError),
@@ -84,6 +86,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Listener(error) => write!(f, "listener: {error}, {}", error.remedy()),
+            Self::Inherited(error) => write!(f, "sockets of the service manager: {error}"),
             Self::Metrics(error) => write!(f, "metrics.address: {error}, expected a free port; {}", error.remedy()),
             Self::Admin { socket, source } => write!(
                 f,
@@ -107,7 +110,7 @@ impl Failure {
                 Some("environment variable FERRYD_LISTENER".to_owned())
             }
             Self::Listener(_) | Self::Metrics(_) | Self::Admin { .. } | Self::Tls(_) => file(),
-            Self::Host { .. } | Self::WorkerEnded(_) => None,
+            Self::Inherited(_) | Self::Host { .. } | Self::WorkerEnded(_) => None,
         };
         place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
     }
@@ -187,23 +190,33 @@ struct Sockets {
 
 impl Sockets {
     fn open(settings: &Settings, workers: usize) -> Result<Self, Failure> {
+        let mut inherited = Inherited::of_this_process().map_err(Failure::Inherited)?;
         let mut sockets =
             Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new(), metrics: None, admin: None };
         for listener in &settings.listeners {
             match listener.kind {
                 ListenerKind::Udp => {
-                    let open = || open_udp_listeners(listener.address, workers, &UdpOptions::LISTENER);
-                    let group = patiently(open).map_err(Failure::Listener)?;
+                    let options = &UdpOptions::LISTENER;
+                    let passed = inherited.udp_listeners(listener.address, workers, options);
+                    let group = match passed.map_err(Failure::Inherited)? {
+                        Some(group) => group,
+                        None => patiently(|| open_udp_listeners(listener.address, workers, options))
+                            .map_err(Failure::Listener)?,
+                    };
                     for (worker, socket) in sockets.udp.iter_mut().zip(group) {
                         worker.push(socket);
                     }
                 }
                 ListenerKind::Stream(accept) => {
-                    let socket = open_tcp_listener(listener.address, BACKLOG).map_err(Failure::Listener)?;
+                    let socket = match inherited.tcp_listener(listener.address) {
+                        Some(socket) => socket,
+                        None => open_tcp_listener(listener.address, BACKLOG).map_err(Failure::Listener)?,
+                    };
                     sockets.streams.push((socket, accept, listener.proxies.clone()));
                 }
             }
         }
+        inherited.finish().map_err(Failure::Inherited)?;
         if let Some(address) = settings.metrics {
             sockets.metrics = Some(open_tcp_listener(address, BACKLOG).map_err(Failure::Metrics)?);
         }

@@ -4,6 +4,7 @@
 //! what the bytes mean is for other rooms. `unsafe` lives here.
 //!
 //! - [`socket`]: opening sockets, and why one could not be opened.
+//! - [`inherited`]: sockets that the service manager has opened.
 //! - [`datagrams`]: the datagram sockets of a worker, by epoll or by io_uring.
 //! - [`udp`]: batches of datagrams.
 //! - [`error_queue`]: ICMP errors about datagrams that were sent.
@@ -22,6 +23,7 @@ pub mod certificate;
 mod control;
 pub mod datagrams;
 pub mod error_queue;
+pub mod inherited;
 pub mod interfaces;
 mod open_error;
 pub mod peer;

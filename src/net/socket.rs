@@ -68,6 +68,32 @@ pub fn open_udp_listeners(
     Ok(group)
 }
 
+/// Makes listeners of sockets that are bound to `address` already, as [`open_udp_listeners`] makes them, and opens the
+/// others of `count` beside them. The order of the group is that of binding.
+pub(super) fn adopt_udp_listeners(
+    bound: Vec<Socket>,
+    address: SocketAddr,
+    count: usize,
+    options: &UdpOptions,
+) -> Result<Vec<UdpSocket>, OpenError> {
+    let opening = Opening { purpose: Purpose::UdpListener, address };
+    let mut group = Vec::new();
+    for socket in bound {
+        opening.prepare(&socket, listener_options(address.ip()), options)?;
+        if count > 1 {
+            opening.set(&socket, &REUSE_PORT)?;
+        }
+        group.push(UdpSocket::from(socket));
+    }
+    while group.len() < count {
+        let socket = opening.udp_socket(listener_options(address.ip()), options)?;
+        opening.set(&socket, &REUSE_PORT)?;
+        opening.bind(&socket, address)?;
+        group.push(socket.into());
+    }
+    Ok(group)
+}
+
 /// Opens a non-blocking relay socket on exactly this address and port, shared with nobody.
 ///
 /// ICMP errors about what it sends wait in its error queue (`error_queue::read_error_queue`); TOS and drop counter of
@@ -143,12 +169,16 @@ impl Opening {
 
     fn udp_socket(&self, settings: &[SocketOption], options: &UdpOptions) -> Result<Socket, OpenError> {
         let socket = self.socket(Type::DGRAM, Protocol::UDP)?;
-        for setting in settings {
-            self.set(&socket, setting)?;
-        }
-        self.set_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", options.receive_buffer_bytes)?;
-        self.set_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", options.send_buffer_bytes)?;
+        self.prepare(&socket, settings, options)?;
         Ok(socket)
+    }
+
+    fn prepare(&self, socket: &Socket, settings: &[SocketOption], options: &UdpOptions) -> Result<(), OpenError> {
+        for setting in settings {
+            self.set(socket, setting)?;
+        }
+        self.set_buffer(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", options.receive_buffer_bytes)?;
+        self.set_buffer(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", options.send_buffer_bytes)
     }
 
     fn set_buffer(

@@ -18,6 +18,7 @@ mod between_clients;
 mod credentials;
 mod first_run;
 mod import;
+mod inherited;
 mod lifetimes;
 mod listeners;
 mod metrics;
