@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, HostFacts, Loaded, StateAccess};
 use crate::observe::logs::Level;
@@ -11,6 +11,7 @@ use crate::observe::logs::Level;
 mod admin;
 mod check;
 mod credential;
+mod generate;
 mod import;
 mod mint;
 #[cfg(feature = "probe")]
@@ -59,6 +60,10 @@ enum Verb {
     /// See a TURN server as a client does: binding, allocation, packets through the relay, times
     #[cfg(feature = "probe")]
     Probe(probe::Arguments),
+    /// Print the man page, or write those of all verbs into a directory
+    Man(generate::ManArguments),
+    /// Print a completion script for a shell
+    Completions(generate::CompletionArguments),
 }
 
 /// Parses the command line and does what it says.
@@ -77,6 +82,8 @@ pub fn run() -> ExitCode {
         Some(Verb::Evict(evict)) => admin::evict::run(file.as_deref(), &evict),
         #[cfg(feature = "probe")]
         Some(Verb::Probe(probe)) => probe::run(&probe),
+        Some(Verb::Man(man)) => generate::man(Arguments::command(), &man),
+        Some(Verb::Completions(completions)) => generate::completions(Arguments::command(), &completions),
     }
 }
 
@@ -102,8 +109,6 @@ fn level_from_name(name: &str) -> Result<Level, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

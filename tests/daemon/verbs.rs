@@ -29,6 +29,36 @@ fn every_shipped_configuration_passes_the_check() {
 }
 
 #[test]
+fn every_verb_has_a_man_page_and_is_completed() {
+    let help = run(&["--help"]).expect_success().stdout.clone();
+    let verbs = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| line.starts_with("  "));
+    let verbs: Vec<&str> =
+        verbs.map(|line| line.split_whitespace().next().unwrap()).filter(|verb| *verb != "help").collect();
+    assert!(verbs.contains(&"serve") && verbs.contains(&"import"), "{verbs:?}");
+    let directory = tempfile::tempdir().unwrap();
+    run(&["man", directory.path().to_str().unwrap()]).expect_success();
+    let main = std::fs::read_to_string(directory.path().join("ferryd.1")).unwrap();
+    assert_eq!(main, run(&["man"]).expect_success().stdout);
+    assert!(main.contains("/etc/ferryd/ferryd.toml"), "{main}");
+    // What the completion would offer, asked of a real shell.
+    let script = directory.path().join("ferryd.bash");
+    std::fs::write(&script, &run(&["completions", "bash"]).expect_success().stdout).unwrap();
+    let ask =
+        "source \"$0\" && COMP_WORDS=(ferryd '') COMP_CWORD=1 && _ferryd ferryd '' ferryd && echo \"${COMPREPLY[@]}\"";
+    let asked = std::process::Command::new("bash").args(["-c", ask]).arg(&script).output().unwrap();
+    let offered = String::from_utf8(asked.stdout).unwrap();
+    for verb in verbs {
+        assert!(directory.path().join(format!("ferryd-{verb}.1")).exists(), "ferryd-{verb}.1");
+        assert!(offered.split_whitespace().any(|word| word == verb), "{verb} is not in {offered}");
+    }
+    for shell in ["zsh", "fish"] {
+        assert!(run(&["completions", shell]).expect_success().stdout.contains("credential"));
+    }
+    run(&["completions", "tcsh"]).expect_failure(2, &["possible values: bash"]);
+    run(&["man", "/nonexistent"]).expect_failure(1, &["/nonexistent: cannot be written"]);
+}
+
+#[test]
 fn a_check_tells_what_the_daemon_would_do_and_leaves_nothing() {
     let ferryd = Ferryd::start(|config| {
         Certificate::configured(config);
