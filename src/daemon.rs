@@ -1,6 +1,7 @@
 //! Start, stop, reload and signals: the workers' threads, and the runtime that accepts, listens to signals and to systemd.
 
 mod admin;
+mod helm;
 mod reload;
 
 use std::io;
@@ -17,10 +18,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use self::helm::Helm;
 use self::reload::Reload;
 use crate::auth::Authenticator;
 use crate::config::{Loaded, Settings, Sources, Validity};
+use crate::control::api::Api;
 use crate::control::metrics::{self, TakeSnapshot};
+use crate::control::orders::{ORDERS_MAX, Standing};
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
@@ -29,9 +33,10 @@ use crate::net::inherited::{InheritError, Inherited};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
-use crate::observe::metrics::Snapshot;
+use crate::observe::logs::Level;
+use crate::observe::metrics::{DrainProgress, Snapshot};
 use crate::service_manager;
-use crate::turn::{PeerPolicy, Policy, Shared, WorkerId};
+use crate::turn::{Drain, PeerPolicy, Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
 use crate::worker::settings::{Backend, ListenerKind};
 use crate::worker::{Berth, Command, HeldSockets, Legacy, Past, Report, WorkerHandle};
@@ -58,10 +63,11 @@ pub fn tell(loaded: &Loaded) {
     }
 }
 
-/// Runs until told to stop. `ready` is called once everything is open.
-pub fn run(loaded: Loaded, ready: impl FnOnce(&Settings)) -> ExitCode {
+/// Runs until told to stop. `level` is logged from on whatever the configuration says, `ready` is called once everything
+/// is open.
+pub fn run(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) -> ExitCode {
     let sources = loaded.sources.clone();
-    match serve(loaded, ready) {
+    match serve(loaded, level, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             error!("ferryd stops: {}", failure.words(&sources));
@@ -120,7 +126,7 @@ fn host(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |source| Failure::Host { what, source }
 }
 
-fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
+fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
     let settings = &loaded.settings.clone();
     tell_descriptors();
     let tls = load_tls(settings)?;
@@ -145,7 +151,8 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
         for listener in &settings.listeners {
             info!(address = %listener.address, kind = ?listener.kind, "listening");
         }
-        let take = crew.snapshots(&admission, tls.as_ref());
+        let standing = Arc::new(Standing::new(helm::first_words(settings, level)));
+        let take = crew.snapshots(&admission, tls.as_ref(), &standing);
         if let Some(listener) = sockets.metrics {
             let take = Arc::clone(&take);
             tokio::spawn(async move {
@@ -154,25 +161,18 @@ fn serve(loaded: Loaded, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
                 }
             });
         }
-        let _admin_place = sockets.admin.map(|socket| admin::serve(socket, &loaded, &crew, take)).transpose()?;
+        let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+        let served = sockets.admin.map(|socket| {
+            let api = Api::new(admin::facts(&loaded), crew.handles.clone(), take, Arc::clone(&standing), orders);
+            admin::serve(socket, api)
+        });
+        let _admin_place = served.transpose()?;
         info!(workers, "ferryd is ready");
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
         tokio::spawn(watchdog(crew.handles.clone()));
-        let mut reload = Reload { loaded, tls, admission };
-        loop {
-            tokio::select! {
-                signal = signals.next() => match signal {
-                    Signal::Reload => reload.run(&crew),
-                    Signal::Stop(name) => {
-                        info!(signal = name, "stopping");
-                        service_manager::stopping("ending allocations");
-                        return Ok(());
-                    }
-                },
-                Some(worker) = endings.recv() => return Err(Failure::WorkerEnded(worker)),
-            }
-        }
+        let helm = Helm::new(Reload { loaded, tls, admission }, &crew, standing, level);
+        helm.steer(&mut signals, ordered, &mut endings).await
     });
     crew.stop();
     result
@@ -253,7 +253,7 @@ impl Crew {
         listeners: Vec<Vec<UdpSocket>>,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
-        let policy = policy(settings);
+        let policy = policy(settings, None);
         let shared = Arc::new(Shared::new(&settings.turn));
         let held = HeldSockets::default();
         let mailboxes: io::Result<Vec<_>> = (0..workers).map(|_| WorkerHandle::new()).collect();
@@ -290,15 +290,25 @@ impl Crew {
     }
 
     /// Takes snapshots of the daemon for the metrics page.
-    fn snapshots(&self, admission: &Arc<Admission>, tls: Option<&TlsAcceptConfig>) -> TakeSnapshot {
+    fn snapshots(
+        &self,
+        admission: &Arc<Admission>,
+        tls: Option<&TlsAcceptConfig>,
+        standing: &Arc<Standing>,
+    ) -> TakeSnapshot {
         let (handles, shared) = (self.handles.clone(), Arc::clone(&self.shared));
-        let (admission, tls) = (Arc::clone(admission), tls.cloned());
+        let (admission, tls, standing) = (Arc::clone(admission), tls.cloned(), Arc::clone(standing));
         Arc::new(move || {
             Some(Snapshot {
                 workers: reports(&handles)?,
                 shared: Arc::clone(&shared),
                 admission: Arc::clone(&admission),
                 certificates: tls.as_ref().map(TlsAcceptConfig::status).unwrap_or_default(),
+                drain: standing
+                    .lock()
+                    .drain
+                    .as_ref()
+                    .map(|drain| DrainProgress { allocations: drain.allocations, deadline: drain.deadline }),
                 taken_at: SystemTime::now(),
             })
         })
@@ -316,11 +326,12 @@ impl Crew {
 }
 
 /// What workers judge by.
-fn policy(settings: &Settings) -> Policy {
+fn policy(settings: &Settings, drain: Option<Arc<Drain>>) -> Policy {
     Policy {
         settings: Arc::new(settings.turn.clone()),
         authenticator: Arc::new(Authenticator::new(&settings.auth)),
         peers: Arc::new(PeerPolicy::new(&settings.turn)),
+        drain,
     }
 }
 
@@ -395,8 +406,10 @@ fn tell_descriptors() {
 enum Signal {
     /// SIGHUP.
     Reload,
-    /// SIGTERM or SIGINT, by name.
-    Stop(&'static str),
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
 }
 
 struct Signals {
@@ -416,8 +429,8 @@ impl Signals {
 
     async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
+            _ = self.terminate.recv() => Signal::Terminate,
+            _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.hang_up.recv() => Signal::Reload,
         }
     }

@@ -23,6 +23,11 @@ pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
+/// Still on the way out, for so long at least: `TimeoutStopSec=` begins again with it.
+pub fn stopping_for(longer: Duration) {
+    tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(longer.as_micros()).unwrap_or(u32::MAX))]);
+}
+
 /// One line for `systemctl status`.
 pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);

@@ -163,6 +163,7 @@ fn server(now: Now) -> Server {
     };
     let shared = Arc::new(Shared::new(&settings));
     let policy = Policy {
+        drain: None,
         peers: Arc::new(PeerPolicy::new(&settings)),
         settings: Arc::new(settings),
         authenticator: Arc::new(Authenticator::new(&auth)),

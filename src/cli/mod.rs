@@ -57,6 +57,14 @@ enum Verb {
     Session(admin::session::Arguments),
     /// End live allocations
     Evict(admin::evict::Arguments),
+    /// Make no new allocations, and stop when the live ones have ended or at a deadline
+    Drain(admin::drain::Arguments),
+    /// Read the configuration again, and tell what has changed
+    Reload(admin::Connection),
+    /// Show or set the level that is logged from on, until the next start
+    LogLevel(admin::log_level::Arguments),
+    /// The limits in force, and what is in use of them
+    Limits(admin::Connection),
     /// See a TURN server as a client does: binding, allocation, packets through the relay, times
     #[cfg(feature = "probe")]
     Probe(probe::Arguments),
@@ -80,6 +88,10 @@ pub fn run() -> ExitCode {
         Some(Verb::Sessions(sessions)) => admin::sessions::run(file.as_deref(), &sessions),
         Some(Verb::Session(session)) => admin::session::run(file.as_deref(), &session),
         Some(Verb::Evict(evict)) => admin::evict::run(file.as_deref(), &evict),
+        Some(Verb::Drain(drain)) => admin::drain::run(file.as_deref(), &drain),
+        Some(Verb::Reload(connection)) => admin::reload::run(file.as_deref(), &connection),
+        Some(Verb::LogLevel(level)) => admin::log_level::run(file.as_deref(), &level),
+        Some(Verb::Limits(connection)) => admin::limits::run(file.as_deref(), &connection),
         #[cfg(feature = "probe")]
         Some(Verb::Probe(probe)) => probe::run(&probe),
         Some(Verb::Man(man)) => generate::man(Arguments::command(), &man),

@@ -27,17 +27,15 @@ impl Arguments {
 }
 
 pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
-    let mut loaded = match super::load(file, StateAccess::Create) {
+    let loaded = match super::load(file, StateAccess::Create) {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    if let Some(level) = arguments.log_level {
-        loaded.settings.log.level = level;
-    }
-    logs::start(loaded.settings.log);
+    let settings = loaded.settings.log;
+    logs::start(logs::Settings { level: arguments.log_level.unwrap_or(settings.level), ..settings });
     tell(&loaded);
     let greeting = welcome::Greeting::of(&loaded);
-    daemon::run(loaded, |settings| {
+    daemon::run(loaded, arguments.log_level, |settings| {
         if let Some(greeting) = greeting.filter(|_| !welcome::under_service_manager()) {
             welcome::print(&greeting, settings);
         }

@@ -16,7 +16,7 @@ pub(super) fn read(mut section: Section, runtime_directory: Option<PathBuf>, rep
     let group_access = section.truth("group-access", report).is_some_and(|entry| entry.value);
     section.finish(report);
     let common = || Some(PathBuf::from(RUNTIME_DIRECTORY)).filter(|directory| directory.is_dir());
-    Settings { socket, group_access, runtime_directory: runtime_directory.or_else(common) }
+    Settings { socket, group_access, runtime_directory: runtime_directory.or_else(common), ..Settings::default() }
 }
 
 #[cfg(test)]

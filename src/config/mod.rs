@@ -42,6 +42,7 @@ use credentials::{Credentials, Places};
 use problem::{At, Report};
 use section::{Entry, Section};
 
+use crate::control::{self, settings::Drain};
 use crate::observe::logs;
 use crate::worker::settings::{self as worker, ListenerKind};
 
@@ -50,6 +51,9 @@ pub type Environment = BTreeMap<String, String>;
 
 /// The file that is read when none is named and it exists.
 pub const DEFAULT_FILE: &str = "/etc/ferryd/ferryd.toml";
+
+/// A stop that takes longer than a day is none.
+const ON_STOP_MAX: Duration = Duration::from_secs(86400);
 
 /// A configuration that holds together.
 #[derive(Clone, Debug)]
@@ -118,6 +122,11 @@ pub fn load(
     if report.problems.is_empty() { Ok(loaded) } else { Err(Problems(report.problems)) }
 }
 
+/// Where the admin API is, whatever else is wrong: the verbs that ask the daemon are needed then above all.
+pub fn admin_settings(file: Option<&Path>, environment: &Environment, host: &HostFacts) -> control::settings::Settings {
+    read(file, environment, host, StateAccess::ReadOnly, &mut Report::default()).settings.admin
+}
+
 fn read(
     file: Option<&Path>,
     environment: &Environment,
@@ -158,10 +167,12 @@ fn read(
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
     let own = redirect::Own { addresses: &turn.peers.own_addresses, listeners: &listeners };
     turn.redirect = redirect::read(root.section("redirect", report), &own, report);
+    let drain = read_drain(root.section("drain", report), &own, report);
     let worker = read_data_path(root.section("data-path", report), report);
     let metrics = read_metrics(root.section("metrics", report), report);
     let runtime_directory = systemd_directory(environment, "RUNTIME_DIRECTORY");
-    let admin = admin::read(root.section("admin", report), runtime_directory, report);
+    let mut admin = admin::read(root.section("admin", report), runtime_directory, report);
+    admin.drain = drain;
     let streams = listeners.iter().filter(|listener| listener.kind != ListenerKind::Udp);
     turn.peers.service_ports = streams.map(|listener| listener.address.port()).collect();
     turn.peers.service_ports.extend(metrics.map(|address| address.port()));
@@ -208,6 +219,13 @@ fn read_data_path(mut section: Section, report: &mut Report) -> worker::Settings
     section.finish(report);
     let wake_up_delay_max = delay.map_or(default.wake_up_delay_max, |entry| Duration::from_micros(entry.value.into()));
     worker::Settings { backend, wake_up_delay_max }
+}
+
+fn read_drain(mut section: Section, own: &redirect::Own<'_>, report: &mut Report) -> Drain {
+    let on_stop = section.duration("on-stop", Duration::ZERO..=ON_STOP_MAX, report);
+    let redirect = redirect::read(section.section("redirect", report), own, report);
+    section.finish(report);
+    Drain { on_stop: on_stop.map_or(Duration::ZERO, |entry| entry.value), redirect }
 }
 
 fn read_metrics(mut section: Section, report: &mut Report) -> Option<SocketAddr> {

@@ -10,10 +10,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
+use tokio::sync::mpsc;
 
 use super::metrics::TakeSnapshot;
-use super::wire;
+use super::orders::{Order, Standing};
 use super::workers::{Listing, Silent, Sort, Workers};
+use super::{operate, wire};
 use crate::address::Family;
 use crate::auth::Subject;
 use crate::auth::subject::parse_range;
@@ -37,23 +39,30 @@ pub struct Facts {
     /// Seconds since the Unix epoch.
     pub started_at: u64,
     pub configuration: Option<String>,
-    pub listeners: Vec<String>,
 }
 
 /// What the routes work with.
 pub struct Api {
     facts: Facts,
     workers: Workers,
-    take: TakeSnapshot,
+    pub(super) take: TakeSnapshot,
+    pub(super) standing: Arc<Standing>,
+    pub(super) orders: mpsc::Sender<Order>,
 }
 
 impl Api {
-    pub fn new(facts: Facts, handles: Vec<WorkerHandle>, take: TakeSnapshot) -> Self {
-        Self { facts, workers: Workers::new(handles), take }
+    pub fn new(
+        facts: Facts,
+        handles: Vec<WorkerHandle>,
+        take: TakeSnapshot,
+        standing: Arc<Standing>,
+        orders: mpsc::Sender<Order>,
+    ) -> Self {
+        Self { facts, workers: Workers::new(handles), take, standing, orders }
     }
 }
 
-type Shared = State<Arc<Api>>;
+pub(super) type Shared = State<Arc<Api>>;
 
 /// Every route, as docs/openapi.json has them.
 fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
@@ -63,6 +72,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/v1/sessions", get(sessions)),
         ("/v1/sessions/evict", post(evict)),
         ("/v1/sessions/{id}", get(session)),
+        ("/v1/drain", post(operate::drain).delete(operate::cancel_drain)),
+        ("/v1/reload", post(operate::reload)),
+        ("/v1/log-level", get(operate::log_level).put(operate::set_log_level).delete(operate::follow_log_level)),
+        ("/v1/limits", get(operate::limits)),
     ]
 }
 
@@ -74,21 +87,25 @@ pub async fn serve(listener: tokio::net::UnixListener, api: Arc<Api>) -> std::io
 }
 
 /// An answer that something was not done.
-pub(super) struct Refusal(StatusCode, String);
+pub(super) struct Refusal(StatusCode, wire::Failure);
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, words: impl Into<String>) -> Self {
-        Self(status, words.into())
+        Self(status, wire::Failure { error: words.into(), problems: Vec::new() })
     }
 
-    fn bad(words: impl Into<String>) -> Self {
+    pub(super) fn of_problems(status: StatusCode, problems: Vec<String>) -> Self {
+        Self(status, wire::Failure { error: problems.join("\n"), problems })
+    }
+
+    pub(super) fn bad(words: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, words)
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, Json(wire::Failure { error: self.1 })).into_response()
+        (self.0, Json(self.1)).into_response()
     }
 }
 
@@ -100,19 +117,18 @@ impl From<Silent> for Refusal {
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        Self(rejection.status(), rejection.body_text())
+        Self::new(rejection.status(), rejection.body_text())
     }
 }
 
 impl From<QueryRejection> for Refusal {
     fn from(rejection: QueryRejection) -> Self {
-        Self(rejection.status(), rejection.body_text())
+        Self::new(rejection.status(), rejection.body_text())
     }
 }
 
 async fn status(State(api): Shared) -> Result<Json<wire::Status>, Refusal> {
-    let take = Arc::clone(&api.take);
-    let snapshot = tokio::task::spawn_blocking(move || take()).await.map_err(|_| Silent)?.ok_or(Silent)?;
+    let snapshot = api.snapshot().await?;
     let usage = |family| {
         let (used, all) = snapshot.shared.ports.usage(family);
         wire::Usage { used: used as u64, all: all as u64 }
@@ -124,18 +140,22 @@ async fn status(State(api): Shared) -> Result<Json<wire::Status>, Refusal> {
         not_after: crate::observe::metrics::unix_seconds(content.not_after),
         expired: content.is_expired(now),
     });
+    let words = api.standing.lock().clone();
     Ok(Json(wire::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         process: std::process::id(),
-        state: "serving".to_owned(),
+        state: if words.drain.is_some() { "draining" } else { "serving" }.to_owned(),
         started_at: api.facts.started_at,
         configuration: api.facts.configuration.clone(),
         workers: api.workers.len(),
         allocations: snapshot.workers.iter().map(|worker| worker.allocations as u64).sum(),
         connections: snapshot.workers.iter().map(|worker| worker.connections as u64).sum(),
         relay_ports: wire::RelayPorts { ipv4: usage(Family::V4), ipv6: usage(Family::V6) },
-        listeners: api.facts.listeners.clone(),
+        listeners: words.listeners,
         certificates: certificates.collect(),
+        drain: words.drain,
+        last_reload: words.last_reload,
+        log_level: words.log_level,
     }))
 }
 

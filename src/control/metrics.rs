@@ -30,10 +30,11 @@ async fn metrics(State(take): State<TakeSnapshot>) -> Response {
     }
 }
 
-/// Ready is every worker answering.
+/// Ready is every worker answering and new allocations being made.
 async fn ready(State(take): State<TakeSnapshot>) -> Response {
-    match tokio::task::spawn_blocking(move || take().is_some()).await {
-        Ok(true) => "ready\n".into_response(),
-        Ok(false) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n").into_response(),
+    match tokio::task::spawn_blocking(move || Some(take()?.drain.is_some())).await {
+        Ok(Some(false)) => "ready\n".into_response(),
+        Ok(Some(true)) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n").into_response(),
     }
 }

@@ -6,6 +6,8 @@
 pub mod api;
 pub mod client;
 pub mod metrics;
+mod operate;
+pub mod orders;
 pub mod settings;
 pub mod socket;
 pub mod wire;

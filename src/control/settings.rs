@@ -1,6 +1,9 @@
 //! What an operator decides about the admin API.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::turn::Redirect;
 
 /// The runtime directory of the unit, in which the verbs look for the socket unless another one is named.
 pub const RUNTIME_DIRECTORY: &str = "/run/ferryd";
@@ -13,8 +16,18 @@ pub struct Settings {
     pub socket: Socket,
     /// Lets the group of the socket in, beside its owner and root: mode 0660 in place of 0600.
     pub group_access: bool,
+    pub drain: Drain,
     /// What the service manager has made for this process, or the usual one where it is there.
     pub runtime_directory: Option<PathBuf>,
+}
+
+/// How the daemon empties itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// How long live allocations go on after SIGTERM; zero is not at all.
+    pub on_stop: Duration,
+    /// Where clients are sent meanwhile, unless the operator names another server.
+    pub redirect: Option<Redirect>,
 }
 
 /// Where the API is served.

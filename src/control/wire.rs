@@ -11,7 +11,7 @@ use crate::turn;
 pub struct Status {
     pub version: String,
     pub process: u32,
-    /// `serving`.
+    /// `serving` or `draining`.
     pub state: String,
     pub started_at: u64,
     /// The configuration file, if there is one.
@@ -22,6 +22,95 @@ pub struct Status {
     pub relay_ports: RelayPorts,
     pub listeners: Vec<String>,
     pub certificates: Vec<Certificate>,
+    /// Set while the daemon drains.
+    pub drain: Option<Drain>,
+    /// Set once the configuration was read again.
+    pub last_reload: Option<LastReload>,
+    pub log_level: LogLevel,
+}
+
+/// A drain under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drain {
+    pub since: u64,
+    /// When live allocations end; never unless set.
+    pub deadline: Option<u64>,
+    /// `operator` or `signal`.
+    pub cause: String,
+    /// Where clients are sent.
+    pub redirect: Vec<SocketAddr>,
+    /// Allocations when it began.
+    pub allocations: u64,
+}
+
+/// How to drain.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainRequest {
+    /// Seconds that live allocations may go on; without end unless set.
+    pub deadline: Option<u64>,
+    pub redirect: Vec<SocketAddr>,
+    pub redirect_tls: Vec<SocketAddr>,
+    pub domain: Option<String>,
+}
+
+/// The configuration was read again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What has changed and is in force.
+    pub changed: Vec<String>,
+    /// What has changed and waits for a restart.
+    pub needs_restart: Vec<String>,
+    /// What an operator should look at.
+    pub warnings: Vec<String>,
+}
+
+/// How the last reload went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastReload {
+    pub at: u64,
+    pub ok: bool,
+    /// Why nothing was applied.
+    pub problems: Vec<String>,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogLevel {
+    /// The level in force.
+    pub level: String,
+    /// The level of the configuration.
+    pub configured: String,
+}
+
+/// A level to log from on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLogLevel {
+    pub level: String,
+}
+
+/// The limits in force, 0 being none, and what is in use of them.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    pub allocations: u64,
+    pub allocations_total: u32,
+    pub allocations_per_user: u32,
+    pub allocations_per_prefix: u32,
+    pub permissions_per_allocation: u16,
+    pub channels_per_allocation: u16,
+    pub connections: u64,
+    pub connections_total: u64,
+    pub connections_per_source: u64,
+    pub handshakes: u64,
+    pub descriptors: u64,
+    pub descriptors_total: u64,
+}
+
+/// Something was done that has no more to tell.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Done {
+    pub done: bool,
 }
 
 /// Relay ports of all relay addresses of a family.
@@ -122,6 +211,9 @@ pub struct Evicted {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     pub error: String,
+    /// Each problem, where there are several.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 impl From<turn::Session> for Session {

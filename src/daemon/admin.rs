@@ -6,10 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::{Crew, Failure, host};
+use super::{Failure, host};
 use crate::config::Loaded;
 use crate::control::api::{self, Api, Facts};
-use crate::control::metrics::TakeSnapshot;
 use crate::control::settings::{self, Settings};
 use crate::control::socket::{self, Place};
 
@@ -33,23 +32,20 @@ pub(super) fn open(settings: &Settings) -> Result<Option<Socket>, Failure> {
 }
 
 /// Serves the API on the runtime; the socket goes with what is returned.
-pub(super) fn serve(socket: Socket, loaded: &Loaded, crew: &Crew, take: TakeSnapshot) -> Result<Place, Failure> {
+pub(super) fn serve(socket: Socket, api: Api) -> Result<Place, Failure> {
     let Socket(listener, place) = socket;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(host("serve the admin socket"))?;
-    let api = Arc::new(Api::new(facts(loaded), crew.handles.clone(), take));
     tokio::spawn(async move {
-        if let Err(error) = api::serve(listener, api).await {
+        if let Err(error) = api::serve(listener, Arc::new(api)).await {
             error!(%error, "the admin API ended");
         }
     });
     Ok(place)
 }
 
-fn facts(loaded: &Loaded) -> Facts {
-    let words = |listener: &crate::worker::settings::Listener| format!("{} {}", listener.kind.name(), listener.address);
+pub(super) fn facts(loaded: &Loaded) -> Facts {
     Facts {
         started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         configuration: loaded.sources.file.as_ref().map(|file| file.display().to_string()),
-        listeners: loaded.settings.listeners.iter().map(words).collect(),
     }
 }

@@ -6,10 +6,12 @@ use tracing::{error, info, warn};
 
 use super::{Crew, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
+use crate::control;
+use crate::control::wire::Reloaded;
 use crate::net::admission::Admission;
 use crate::net::tls::{TlsAcceptConfig, TlsSettings};
-use crate::observe::logs;
 use crate::service_manager;
+use crate::turn::Drain;
 use crate::worker::Command;
 
 /// What a reload compares with and what it changes.
@@ -21,11 +23,12 @@ pub(super) struct Reload {
 
 impl Reload {
     /// Reads the configuration again; on any problem everything stays as it is.
-    pub(super) fn run(&mut self, crew: &Crew) {
+    pub(super) fn run(&mut self, crew: &Crew, drain: Option<Arc<Drain>>) -> Result<Reloaded, Vec<String>> {
         service_manager::reloading();
-        match self.read().and_then(|loaded| self.apply(crew, loaded)) {
-            Ok(changed) if changed.is_empty() => info!("configuration read again, nothing has changed"),
-            Ok(changed) => info!(changed = changed.join(", "), "configuration read again"),
+        let result = self.read().and_then(|loaded| self.apply(crew, drain, loaded));
+        match &result {
+            Ok(reloaded) if reloaded.changed.is_empty() => info!("configuration read again, nothing has changed"),
+            Ok(reloaded) => info!(changed = reloaded.changed.join(", "), "configuration read again"),
             Err(problems) => {
                 for problem in problems {
                     error!("{problem}");
@@ -34,6 +37,7 @@ impl Reload {
             }
         }
         service_manager::ready("relaying");
+        result
     }
 
     fn read(&self) -> Result<Loaded, Vec<String>> {
@@ -46,10 +50,10 @@ impl Reload {
         Ok(loaded)
     }
 
-    /// Applies what can change in a running daemon; returns the names of what has.
-    fn apply(&mut self, crew: &Crew, mut loaded: Loaded) -> Result<Vec<&'static str>, Vec<String>> {
+    /// Applies what can change in a running daemon, as a whole or not at all.
+    fn apply(&mut self, crew: &Crew, drain: Option<Arc<Drain>>, mut loaded: Loaded) -> Result<Reloaded, Vec<String>> {
         let (new, old) = (&mut loaded.settings, &self.loaded.settings);
-        keep_what_needs_a_restart(new, old);
+        let kept = keep_what_needs_a_restart(new, old);
         let mut changed = Vec::new();
         if let Some(tls) = &self.tls {
             // Also when the names are the same: the files may hold other certificates.
@@ -62,19 +66,22 @@ impl Reload {
         note("relay and peer policy", new.turn != old.turn);
         note("limits on connections", new.accept != old.accept);
         note("log level", new.log.level != old.log.level);
+        note("drain", new.admin.drain != old.admin.drain);
         self.admission.set_limits(new.accept);
-        logs::set_level(new.log.level);
+        let policy = policy(new, drain);
         for handle in &crew.handles {
-            handle.tell(Command::Replace(policy(new)));
+            handle.tell(Command::Replace(policy.clone()));
         }
         tell(&loaded);
+        let warnings = loaded.warnings.clone();
         self.loaded = loaded;
-        Ok(changed)
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        Ok(Reloaded { changed: owned(changed), needs_restart: owned(kept), warnings })
     }
 }
 
 /// Takes over from the running daemon what is bound to its sockets and threads, and says so.
-fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
+fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static str> {
     let mut kept = Vec::new();
     let mut keep = |name, differs: bool| kept.extend(differs.then_some(name));
     keep("listener", new.listeners != old.listeners);
@@ -87,6 +94,8 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
     keep("relay.port-min, relay.port-max", ports(new) != ports(old));
     keep("tls (on or off)", new.tls.is_empty() != old.tls.is_empty());
     keep("log.format", new.log.format != old.log.format);
+    let socket = |settings: &Settings| (settings.admin.served(), settings.admin.group_access);
+    keep("admin", socket(new) != socket(old));
     if !kept.is_empty() {
         warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
     }
@@ -102,4 +111,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) {
         new.tls.clone_from(&old.tls);
     }
     new.log.format = old.log.format;
+    let drain = std::mem::take(&mut new.admin.drain);
+    new.admin = control::settings::Settings { drain, ..old.admin.clone() };
+    kept
 }

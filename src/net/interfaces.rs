@@ -67,6 +67,12 @@ pub struct DescriptorLimits {
     pub hard: u64,
 }
 
+/// How many descriptors this process has open.
+pub fn open_descriptors() -> io::Result<u64> {
+    // Less the one of the directory itself.
+    Ok(std::fs::read_dir("/proc/self/fd")?.count() as u64 - 1)
+}
+
 /// Returns the limits on file descriptors (RLIMIT_NOFILE).
 pub fn descriptor_limits() -> io::Result<DescriptorLimits> {
     let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -47,7 +47,8 @@ impl Level {
         ("trace", Self::Trace),
     ];
 
-    fn name(self) -> &'static str {
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warn => "warn",

@@ -32,7 +32,18 @@ pub struct Snapshot {
     pub admission: Arc<Admission>,
     /// The certificates in use, each after its file.
     pub certificates: Vec<(PathBuf, CertificateContent)>,
+    /// A drain under way.
+    pub drain: Option<DrainProgress>,
     pub taken_at: SystemTime,
+}
+
+/// How a drain stands.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainProgress {
+    /// Allocations when it began.
+    pub allocations: u64,
+    /// When it ends at the latest, in seconds since 1970.
+    pub deadline: Option<u64>,
 }
 
 impl Snapshot {
@@ -47,6 +58,18 @@ impl Snapshot {
 
     fn sum(&self, count: impl Fn(&Report) -> u64) -> u64 {
         self.workers.iter().map(count).sum()
+    }
+
+    fn drain(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.gauge("draining", "1 while no new allocations are made", u64::from(self.drain.is_some()))?;
+        let began = self.drain.map(|drain| drain.allocations).unwrap_or_default();
+        page.gauge("drain_allocations", "Allocations when the drain began", began)?;
+        let deadline = self.drain.and_then(|drain| drain.deadline).unwrap_or_default();
+        page.gauge(
+            "drain_deadline_seconds",
+            "When the drain ends at the latest, seconds since 1970, 0 for never",
+            deadline,
+        )
     }
 
     fn relay(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -190,6 +213,7 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page { encoder };
         page.gauges("build_info", "The version that runs", [([("version", env!("CARGO_PKG_VERSION"))], 1)])?;
+        self.drain(&mut page)?;
         self.relay(&mut page)?;
         self.requests(&mut page)?;
         self.sockets(&mut page)?;

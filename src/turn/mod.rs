@@ -35,7 +35,7 @@ pub use forward::IcmpError;
 pub use ids::{PeerConnectionId, RelayId, RelayTransport, Route, WorkerId};
 pub use outcome::{Counters, DropReason, Outcome};
 pub use peer_policy::PeerPolicy;
-pub use redirect::Redirect;
+pub use redirect::{Drain, Redirect};
 pub use server::{Now, Policy, Server, Shared};
 pub use session::{Session, SessionDetail, SessionFilter, SessionId, SessionPage};
 pub use settings::Settings;

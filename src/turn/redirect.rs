@@ -16,6 +16,12 @@ pub struct Redirect {
     pub domain: Option<String>,
 }
 
+/// No new allocations are made: clients are sent elsewhere, or refused where nothing of their family is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drain {
+    pub redirect: Redirect,
+}
+
 /// A server that is reached by either family, or by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Alternates {

@@ -20,6 +20,7 @@ use super::peer_connections;
 use super::peer_policy::PeerPolicy;
 use super::ports::Ports;
 use super::quota::Quotas;
+use super::redirect::Drain;
 use super::released::Released;
 use super::reservation::{Reservations, Token, next_port};
 use super::settings::Settings;
@@ -76,6 +77,8 @@ pub struct Policy {
     pub settings: Arc<Settings>,
     pub authenticator: Arc<Authenticator>,
     pub peers: Arc<PeerPolicy>,
+    /// Set while the server is emptied: no new allocations are made.
+    pub drain: Option<Arc<Drain>>,
 }
 
 /// The TURN server of one worker.
@@ -88,6 +91,7 @@ pub struct Server {
     pub(super) settings: Arc<Settings>,
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) peers: Arc<PeerPolicy>,
+    pub(super) drain: Option<Arc<Drain>>,
     pub(super) shared: Arc<Shared>,
     pub(super) worker: WorkerId,
     /// Tells the sessions of this run from those of another one within the same second.
@@ -114,6 +118,7 @@ impl Server {
             settings: policy.settings,
             authenticator: policy.authenticator,
             peers: policy.peers,
+            drain: policy.drain,
             shared,
             worker,
             run: rng.random(),
@@ -134,6 +139,7 @@ impl Server {
     /// Judges by another policy from now on; allocations live on.
     pub fn replace_policy(&mut self, policy: Policy) {
         (self.settings, self.authenticator, self.peers) = (policy.settings, policy.authenticator, policy.peers);
+        self.drain = policy.drain;
     }
 
     /// Takes a datagram, or one message of a stream, from a client.

@@ -26,6 +26,10 @@ fn assert_described(verb: &str, value: &Value) {
         "sessions" => "Sessions",
         "session" => "SessionDetail",
         "evict" => "Evicted",
+        "drain" => "Drain",
+        "reload" => "Reloaded",
+        "log-level" => "LogLevel",
+        "limits" => "Limits",
         _ => return,
     };
     assert_fits(schemas, &schemas[schema], value, verb);
@@ -34,6 +38,10 @@ fn assert_described(verb: &str, value: &Value) {
 fn assert_fits(schemas: &Value, schema: &Value, value: &Value, place: &str) {
     if let Some(name) = schema["$ref"].as_str() {
         return assert_fits(schemas, &schemas[name.rsplit('/').next().unwrap()], value, place);
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let choice = choices.iter().find(|choice| (choice["type"] == "null") == value.is_null());
+        return assert_fits(schemas, choice.unwrap(), value, place);
     }
     let kind = match value {
         Value::Null => "null",

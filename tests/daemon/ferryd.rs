@@ -176,6 +176,21 @@ impl Ferryd {
         self.log()[before..].to_owned()
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: libc::c_int) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for the end that comes by itself.
+    pub(crate) fn ended(self) -> Ended {
+        self.process.end()
+    }
+
+    /// The path of its configuration.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.config.directory.join("ferryd.toml")
+    }
+
     /// Stops it as Ctrl-C in its terminal does.
     pub(crate) fn interrupt(self) -> Ended {
         self.process.signal(libc::SIGINT);

@@ -23,6 +23,7 @@ mod lifetimes;
 mod listeners;
 mod metrics;
 mod mobility;
+mod operate;
 #[cfg(feature = "probe")]
 mod probe;
 mod proxy;

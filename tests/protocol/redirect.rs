@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ferryd::address::Transport;
 use ferryd::stun::{AttributeType, ErrorCode, Method};
-use ferryd::turn::Redirect;
 use ferryd::turn::redirect::Alternates;
+use ferryd::turn::{Drain, Redirect};
 
 use crate::harness::{Client, PEER, Reply, Setup, Signed, World, addr, assert_no_leak, secs};
 
@@ -145,4 +145,31 @@ fn a_reserved_port_is_redeemed_where_it_is() {
         builder.attribute(AttributeType::RESERVATION_TOKEN, &token.token());
     });
     assert_eq!(reply.relay().port(), token.relay().port() + 1);
+}
+
+#[test]
+fn a_drain_sends_new_allocations_away_or_refuses_them_and_leaves_those_that_there_are() {
+    let mut world = World::new();
+    let mut live = Client::new("198.51.100.1:1000");
+    live.allocate(&mut world).relay();
+    let redirect = Redirect::to(to(Some(V4), None), None);
+    world.reload(|setup| setup.drain = Some(Drain { redirect }));
+    let reply = Client::new("198.51.100.2:1000").allocate(&mut world);
+    assert_eq!((reply.result(), alternates(&reply)), (Err(300), vec![addr(V4)]));
+    let reply = Client::new("[2001:db8:1::1]:1000").allocate(&mut world);
+    assert_eq!(reply.result(), Err(508), "nothing is named for IPv6");
+    assert_eq!(live.permit(&mut world, &[PEER]).result(), Ok(()));
+    assert_eq!(live.refresh(&mut world, None).result(), Ok(()));
+    world.reload(|_| {});
+    assert_eq!(Client::new("198.51.100.2:1001").allocate(&mut world).result(), Ok(()));
+}
+
+#[test]
+fn a_drain_goes_before_the_redirection_that_is_configured() {
+    let configured = Redirect::to(to(Some("203.0.113.9:1"), None), None);
+    let mut world = World::with(|setup| {
+        setup.turn.redirect = Some(configured);
+        setup.drain = Some(Drain { redirect: Redirect::to(to(Some(V4), None), None) });
+    });
+    assert_eq!(alternates(&Client::new("198.51.100.1:1000").allocate(&mut world)), [addr(V4)]);
 }

@@ -1,6 +1,10 @@
 //! The verbs that speak to a running daemon: tables for people, `--json` for scripts.
 
+pub(super) mod drain;
 pub(super) mod evict;
+pub(super) mod limits;
+pub(super) mod log_level;
+pub(super) mod reload;
 pub(super) mod session;
 pub(super) mod sessions;
 pub(super) mod status;
@@ -13,9 +17,8 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::{self, HostFacts, StateAccess};
+use crate::config::{self, HostFacts};
 use crate::control::client::{Client, ClientError};
-use crate::control::settings::Settings;
 
 /// How the daemon is reached, and how its answer is printed.
 #[derive(Debug, Args)]
@@ -65,12 +68,10 @@ fn told(answered: Result<String, ClientError>) -> ExitCode {
     }
 }
 
-/// The socket that the configuration names; one that is wrong or cannot be read names none.
+/// The socket that the configuration names, whatever else is wrong with it.
 fn configured(file: Option<&Path>) -> PathBuf {
-    let loaded = HostFacts::of_this_host()
-        .ok()
-        .and_then(|host| config::load(file, &config::process_environment(), &host, StateAccess::ReadOnly).ok());
-    loaded.map_or_else(|| Settings::default().asked(), |loaded| loaded.settings.admin.asked())
+    let host = HostFacts::of_this_host().unwrap_or_default();
+    config::admin_settings(file, &config::process_environment(), &host).asked()
 }
 
 /// How long ago a moment was, in seconds.

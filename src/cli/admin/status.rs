@@ -12,12 +12,12 @@ pub(in super::super) fn run(file: Option<&Path>, connection: &Connection) -> Exi
 }
 
 fn words(status: Status) -> String {
-    let configuration = status.configuration.unwrap_or_else(|| "built-in defaults".to_owned());
+    let configuration = status.configuration.clone().unwrap_or_else(|| "built-in defaults".to_owned());
     let certificates: Vec<String> = status.certificates.iter().map(certificate).collect();
     let certificates = if certificates.is_empty() { "none".to_owned() } else { certificates.join(", ") };
     let ports = &status.relay_ports;
     let mut lines = vec![
-        ("state", status.state),
+        ("state", state(&status)),
         ("version", format!("{}, process {}, up {}", status.version, status.process, duration(age(status.started_at)))),
         ("configuration", configuration),
         ("workers", status.workers.to_string()),
@@ -30,7 +30,30 @@ fn words(status: Status) -> String {
         ("listeners", status.listeners.join(", ")),
     ];
     lines.push(("certificates", certificates));
+    lines.push(("log level", status.log_level.level));
+    if let Some(reload) = status.last_reload {
+        let ago = duration(age(reload.at));
+        let words =
+            if reload.ok { format!("{ago} ago") } else { format!("failed {ago} ago: {}", reload.problems.join("; ")) };
+        lines.push(("last reload", words));
+    }
     lines.iter().map(|(name, value)| format!("{name:<15}{value}\n")).collect()
+}
+
+/// Serving, or how far a drain has come.
+fn state(status: &Status) -> String {
+    let Some(drain) = &status.drain else { return status.state.clone() };
+    let end = match drain.deadline {
+        None => String::new(),
+        Some(deadline) => format!(", {} left", duration(deadline.saturating_sub(now()))),
+    };
+    format!(
+        "{} for {}{end}, {} of {} allocations live",
+        status.state,
+        duration(age(drain.since)),
+        status.allocations,
+        drain.allocations
+    )
 }
 
 fn certificate(certificate: &Certificate) -> String {

@@ -126,7 +126,8 @@ impl Server {
 
     /// Step 11: sends the client to another server. A token names a port that is reserved here and nowhere else.
     fn redirect(&self, request: &Request<'_>) -> Result<(), Rejection> {
-        let Some(redirect) = &self.settings.redirect else { return Ok(()) };
+        let drained = self.drain.as_ref().map(|drain| &drain.redirect);
+        let Some(redirect) = drained.or(self.settings.redirect.as_ref()) else { return Ok(()) };
         if request.message.has(AttributeType::RESERVATION_TOKEN) {
             return Ok(());
         }

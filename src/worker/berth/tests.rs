@@ -165,6 +165,7 @@ impl Crew {
             third_party: None,
         };
         let policy = Policy {
+            drain: None,
             peers: Arc::new(PeerPolicy::new(&settings)),
             authenticator: Arc::new(Authenticator::new(&auth)),
             settings: Arc::new(settings.clone()),

@@ -11,8 +11,8 @@ use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCr
 use ferryd::turn::effect::{Ended, RelaySource};
 use ferryd::turn::settings::{RelayAddress, Settings};
 use ferryd::turn::{
-    Counters, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerConnectionId, PeerPolicy, Policy, RelayId,
-    Route, Server, Shared, WorkerId,
+    Counters, Drain, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerConnectionId, PeerPolicy, Policy,
+    RelayId, Route, Server, Shared, WorkerId,
 };
 
 use super::{ALICE, BOB, REALM, SECRET, SECRET_SHA256};
@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) turn: Settings,
     pub(crate) auth: ferryd::auth::Settings,
     pub(crate) workers: u8,
+    pub(crate) drain: Option<Drain>,
 }
 
 impl Setup {
@@ -40,6 +41,7 @@ impl Setup {
 
     fn policy(self) -> Policy {
         Policy {
+            drain: self.drain.map(Arc::new),
             peers: Arc::new(PeerPolicy::new(&self.turn)),
             authenticator: Arc::new(Authenticator::new(&self.auth)),
             settings: Arc::new(self.turn),
@@ -66,6 +68,7 @@ impl Setup {
                 third_party: None,
             },
             workers: 1,
+            drain: None,
         };
         setup.relay("192.0.2.1", None);
         setup.relay("2001:db8::1", None);

@@ -1,0 +1,148 @@
+//! `ferryd drain`: empties the server.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::super::table::duration;
+use super::{Connection, age, told};
+use crate::config::parse_duration;
+use crate::control::client::{Client, ClientError};
+use crate::control::wire::{self, Done, Status};
+
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(in super::super) struct Arguments {
+    /// How long live allocations may go on, such as 90s, 10m or 1h; 0 is until they end by themselves
+    #[arg(long, default_value = "1h", value_parser = deadline)]
+    deadline: Duration,
+
+    /// Where clients that ask for a new allocation are sent: a name or address, and a port. A name is looked up here and
+    /// now, for one address of each family. Without it that of the configuration, else they are refused
+    #[arg(long, value_name = "HOST:PORT")]
+    redirect: Vec<String>,
+
+    /// The same for clients over TLS, where it differs
+    #[arg(long, value_name = "HOST:PORT")]
+    redirect_tls: Vec<String>,
+
+    /// Make new allocations again
+    #[arg(long, conflicts_with_all = ["redirect", "redirect_tls", "wait"])]
+    cancel: bool,
+
+    /// Return when the server has stopped
+    #[arg(long)]
+    wait: bool,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Between two looks at a server that drains.
+const LOOK: Duration = Duration::from_millis(500);
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "expected a duration such as 90s, 10m or 1h".to_owned())
+}
+
+pub(in super::super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
+    let connection = &arguments.connection;
+    if arguments.cancel {
+        return connection
+            .show(file, ("DELETE", "/v1/drain", None), |_: Done| "new allocations are made again\n".to_owned());
+    }
+    let (redirect, redirect_tls) = match (look_up(&arguments.redirect), look_up(&arguments.redirect_tls)) {
+        (Ok(redirect), Ok(redirect_tls)) => (redirect, redirect_tls),
+        (Err(words), _) | (_, Err(words)) => {
+            eprintln!("error: {words}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let body = json!({
+        "deadline": Some(arguments.deadline.as_secs()).filter(|seconds| *seconds > 0),
+        "redirect": redirect,
+        "redirect_tls": redirect_tls,
+        "domain": name(&arguments.redirect_tls).or_else(|| name(&arguments.redirect)),
+    });
+    let begun = connection.show(file, ("POST", "/v1/drain", Some(&body)), words);
+    if begun == ExitCode::SUCCESS && arguments.wait {
+        return wait(&connection.client(file));
+    }
+    begun
+}
+
+/// One address of each family; clients are told addresses.
+fn look_up(hosts: &[String]) -> Result<Vec<SocketAddr>, String> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for host in hosts {
+        let addresses = host.to_socket_addrs().map_err(|error| {
+            format!("{host}: {error}, expected a name or address and a port, such as turn2.example.org:3478")
+        })?;
+        let before = found.len();
+        for address in addresses {
+            if !found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+                found.push(address);
+            }
+        }
+        if found.len() == before {
+            return Err(format!("{host}: has no address of a family that no earlier one has"));
+        }
+    }
+    Ok(found)
+}
+
+/// The name among them, which the certificate of that server is for.
+fn name(hosts: &[String]) -> Option<String> {
+    let names = hosts.iter().filter(|host| host.parse::<SocketAddr>().is_err());
+    names.filter_map(|host| host.rsplit_once(':')).map(|(name, _)| name.to_owned()).next()
+}
+
+fn words(drain: wire::Drain) -> String {
+    let redirect: Vec<String> = drain.redirect.iter().map(ToString::to_string).collect();
+    let elsewhere = match redirect.as_slice() {
+        [] => "refused (508)".to_owned(),
+        redirect => format!("sent to {}", redirect.join(", ")),
+    };
+    let end = match drain.deadline {
+        None => "without a deadline".to_owned(),
+        Some(deadline) => format!("until {} from now at the latest", duration(deadline.saturating_sub(age(0)))),
+    };
+    format!("{} allocations go on, {end}; new ones are {elsewhere}\n", drain.allocations)
+}
+
+/// Looks until the daemon is gone; fails when the drain was cancelled.
+fn wait(client: &Client) -> ExitCode {
+    loop {
+        match client.get::<Status>("/v1/status") {
+            Ok(status) if status.drain.is_none() => {
+                eprintln!("error: the drain was cancelled");
+                return ExitCode::FAILURE;
+            }
+            Ok(_) => std::thread::sleep(LOOK),
+            Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => return ExitCode::SUCCESS,
+            // A worker that is slow to answer, or a stop under way.
+            Err(ClientError::Refused { status: 503, .. }) => std::thread::sleep(LOOK),
+            Err(error @ ClientError::Refused { .. }) => return told(Err(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sibling_is_looked_up_beforehand() {
+        let hosts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let found = look_up(&hosts(&["192.0.2.1:3478", "[2001:db8::1]:3478"])).unwrap();
+        assert_eq!(found, ["192.0.2.1:3478".parse().unwrap(), "[2001:db8::1]:3478".parse().unwrap()]);
+        assert!(look_up(&hosts(&["192.0.2.1:3478", "192.0.2.2:3478"])).is_err());
+        assert!(look_up(&hosts(&["192.0.2.1"])).unwrap_err().contains("and a port"));
+        assert_eq!(name(&hosts(&["192.0.2.1:3478", "turn2.example.org:3478"])), Some("turn2.example.org".to_owned()));
+        assert_eq!(name(&hosts(&["[2001:db8::1]:3478"])), None);
+    }
+}

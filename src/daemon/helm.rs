@@ -1,0 +1,312 @@
+//! The main loop: signals, orders of the admin API, and the drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::reload::Reload;
+use super::{Crew, Failure, Signal, Signals, policy};
+use crate::config::Settings;
+use crate::control::orders::{DrainOrder, Order, Standing, Words};
+use crate::control::wire;
+use crate::observe::logs::{self, Level};
+use crate::service_manager;
+use crate::turn::redirect::Alternates;
+use crate::turn::{Drain, Redirect};
+use crate::worker::Command;
+
+/// How often a daemon that drains looks whether it is empty.
+const LOOK: Duration = Duration::from_millis(250);
+/// What the service manager is told to wait for at least, at each look.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What the main loop steers by.
+pub(super) struct Helm<'a> {
+    reload: Reload,
+    crew: &'a Crew,
+    standing: Arc<Standing>,
+    /// The level that an operator has set over the configuration's.
+    level: Option<Level>,
+    drain: Option<Draining>,
+}
+
+/// A drain under way.
+struct Draining {
+    drain: Arc<Drain>,
+    deadline: Option<Instant>,
+    /// A signal has said so: there is no way back.
+    stops: bool,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    On,
+    Stop,
+}
+
+impl<'a> Helm<'a> {
+    pub(super) fn new(reload: Reload, crew: &'a Crew, standing: Arc<Standing>, level: Option<Level>) -> Self {
+        Self { reload, crew, standing, level, drain: None }
+    }
+
+    /// Runs until there is a reason to stop.
+    pub(super) async fn steer(
+        mut self,
+        signals: &mut Signals,
+        mut orders: mpsc::Receiver<Order>,
+        endings: &mut mpsc::UnboundedReceiver<usize>,
+    ) -> Result<(), Failure> {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let course = tokio::select! {
+                signal = signals.next() => self.obey(signal),
+                Some(order) = orders.recv() => self.carry_out(order),
+                _ = look.tick(), if self.drain.is_some() => self.look(),
+                Some(worker) = endings.recv() => return Err(Failure::WorkerEnded(worker)),
+            };
+            if course == Course::Stop {
+                service_manager::stopping("ending allocations");
+                return Ok(());
+            }
+        }
+    }
+
+    fn obey(&mut self, signal: Signal) -> Course {
+        match signal {
+            Signal::Reload => {
+                // What came of it is in the log.
+                let _ = self.reload();
+                Course::On
+            }
+            Signal::Terminate => {
+                let on_stop = self.reload.loaded.settings.admin.drain.on_stop;
+                if on_stop.is_zero() || self.drain.as_ref().is_some_and(|drain| drain.stops) {
+                    info!(signal = "SIGTERM", "stopping");
+                    return Course::Stop;
+                }
+                service_manager::stopping("draining");
+                let configured = DrainOrder { deadline: Some(on_stop), ..DrainOrder::default() };
+                self.begin_drain(&configured, true);
+                Course::On
+            }
+            Signal::Interrupt => {
+                info!(signal = "SIGINT", "stopping");
+                Course::Stop
+            }
+        }
+    }
+
+    /// Does what an operator asks for; one who has given up is not told.
+    fn carry_out(&mut self, order: Order) -> Course {
+        match order {
+            Order::Reload(to) => _ = to.send(self.reload()),
+            Order::Drain(drain, to) => {
+                let result = self.judge(&drain).map(|()| self.begin_drain(&drain, false));
+                _ = to.send(result);
+            }
+            Order::CancelDrain(to) => _ = to.send(self.cancel_drain()),
+            Order::LogLevel(level, to) => {
+                self.level = level;
+                self.follow_level();
+                info!(level = self.standing.lock().log_level.level, "log level set by an operator");
+                _ = to.send(());
+            }
+        }
+        Course::On
+    }
+
+    fn reload(&mut self) -> Result<wire::Reloaded, Vec<String>> {
+        let drain = self.drain.as_ref().map(|draining| Arc::clone(&draining.drain));
+        let result = self.reload.run(self.crew, drain);
+        let problems = result.as_ref().err().cloned().unwrap_or_default();
+        let settings = &self.reload.loaded.settings;
+        let mut words = self.standing.lock();
+        words.last_reload = Some(wire::LastReload { at: unix_now(), ok: result.is_ok(), problems });
+        words.limits = limits(settings);
+        words.listeners = listeners(settings);
+        drop(words);
+        self.follow_level();
+        result
+    }
+
+    /// Logs from the operator's level on, else from the configuration's.
+    fn follow_level(&self) {
+        let words = level_words(&self.reload.loaded.settings, self.level);
+        logs::set_level(self.level.unwrap_or(self.reload.loaded.settings.log.level));
+        self.standing.lock().log_level = words;
+    }
+
+    /// Refuses a sibling that is this server itself, and clients that it sends to itself give up.
+    fn judge(&self, order: &DrainOrder) -> Result<(), String> {
+        let settings = &self.reload.loaded.settings;
+        let is_own = |address: &&SocketAddr| {
+            let listens = settings.listeners.iter().any(|listener| listener.address.port() == address.port());
+            listens && settings.turn.peers.own_addresses.contains(&address.ip())
+        };
+        match order.redirect.iter().chain(&order.redirect_tls).find(is_own) {
+            Some(address) => Err(format!("{address} is this server; name another one")),
+            None if self.drain.as_ref().is_some_and(|drain| drain.stops) => Err("ferryd is stopping".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins a drain, or goes on with another deadline and another sibling.
+    fn begin_drain(&mut self, order: &DrainOrder, stops: bool) -> wire::Drain {
+        let now = Instant::now();
+        let configured = || self.reload.loaded.settings.admin.drain.redirect.clone();
+        let earlier = self.drain.as_ref().filter(|_| stops);
+        let deadline = order.deadline.map(|deadline| now + deadline);
+        let deadline = [deadline, earlier.and_then(|drain| drain.deadline)].into_iter().flatten().min();
+        let drain = match (named(order), earlier) {
+            (Some(redirect), _) => Arc::new(Drain { redirect }),
+            (None, Some(earlier)) => Arc::clone(&earlier.drain),
+            (None, None) => {
+                let common = self.reload.loaded.settings.turn.redirect.clone();
+                Arc::new(Drain { redirect: configured().or(common).unwrap_or_default() })
+            }
+        };
+        let before = self.standing.lock().drain.clone();
+        let allocations = u64::from(self.crew.shared.quotas.total());
+        let seconds = |instant: Instant| unix_now() + instant.saturating_duration_since(now).as_secs();
+        let words = wire::Drain {
+            since: before.as_ref().map_or_else(unix_now, |before| before.since),
+            deadline: deadline.map(seconds),
+            cause: if stops { "signal" } else { "operator" }.to_owned(),
+            redirect: siblings(&drain.redirect),
+            allocations: before.map_or(allocations, |before| before.allocations),
+        };
+        self.drain = Some(Draining { drain: Arc::clone(&drain), deadline, stops });
+        self.standing.lock().drain = Some(words.clone());
+        self.tell_policy(Some(drain));
+        info!(
+            allocations,
+            deadline = order.deadline.map(|deadline| deadline.as_secs()),
+            redirect = ?words.redirect,
+            cause = words.cause,
+            "draining: no new allocations are made"
+        );
+        service_manager::status(&format!("draining, {allocations} allocations"));
+        words
+    }
+
+    fn cancel_drain(&mut self) -> Result<(), String> {
+        match &self.drain {
+            None => return Err("ferryd is not draining".to_owned()),
+            Some(drain) if drain.stops => return Err("ferryd is stopping, and a stop is not taken back".to_owned()),
+            Some(_) => {}
+        }
+        self.drain = None;
+        self.standing.lock().drain = None;
+        self.tell_policy(None);
+        info!("the drain was cancelled: new allocations are made again");
+        service_manager::status("relaying");
+        Ok(())
+    }
+
+    fn tell_policy(&self, drain: Option<Arc<Drain>>) {
+        let policy = policy(&self.reload.loaded.settings, drain);
+        for handle in &self.crew.handles {
+            handle.tell(Command::Replace(policy.clone()));
+        }
+    }
+
+    /// Stops a drain at its end.
+    fn look(&self) -> Course {
+        let Some(drain) = &self.drain else { return Course::On };
+        let allocations = self.crew.shared.quotas.total();
+        if allocations == 0 {
+            info!("drained: the last allocation has ended, stopping");
+            return Course::Stop;
+        }
+        if drain.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            info!(allocations, "the deadline of the drain has come, stopping");
+            return Course::Stop;
+        }
+        if drain.stops {
+            service_manager::stopping_for(LOOK_AGAIN);
+        }
+        Course::On
+    }
+}
+
+/// The sibling that an operator names.
+fn named(order: &DrainOrder) -> Option<Redirect> {
+    if order.redirect.is_empty() && order.redirect_tls.is_empty() {
+        return None;
+    }
+    let every = alternates(&order.redirect);
+    let tls = alternates(&order.redirect_tls);
+    let tls = Alternates { v4: tls.v4.or(every.v4), v6: tls.v6.or(every.v6) };
+    Some(Redirect { udp: every, tcp: every, tls, domain: order.domain.clone() })
+}
+
+fn alternates(addresses: &[SocketAddr]) -> Alternates {
+    let mut alternates = Alternates::default();
+    for address in addresses {
+        match address {
+            SocketAddr::V4(v4) => alternates.v4 = Some(*v4),
+            SocketAddr::V6(v6) => alternates.v6 = Some(*v6),
+        }
+    }
+    alternates
+}
+
+fn siblings(redirect: &Redirect) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> = [&redirect.udp, &redirect.tcp, &redirect.tls]
+        .into_iter()
+        .flat_map(|it| [it.v4.map(SocketAddr::V4), it.v6.map(SocketAddr::V6)])
+        .flatten()
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// What the daemon says of itself before anything has happened.
+pub(super) fn first_words(settings: &Settings, level: Option<Level>) -> Words {
+    Words {
+        drain: None,
+        last_reload: None,
+        log_level: level_words(settings, level),
+        limits: limits(settings),
+        listeners: listeners(settings),
+    }
+}
+
+fn level_words(settings: &Settings, level: Option<Level>) -> wire::LogLevel {
+    let configured = settings.log.level;
+    wire::LogLevel { level: level.unwrap_or(configured).name().to_owned(), configured: configured.name().to_owned() }
+}
+
+fn listeners(settings: &Settings) -> Vec<String> {
+    settings.listeners.iter().map(|listener| format!("{} {}", listener.kind.name(), listener.address)).collect()
+}
+
+/// The limits alone: what is in use is counted when it is asked for.
+fn limits(settings: &Settings) -> wire::Limits {
+    let (turn, accept) = (&settings.turn.limits, &settings.accept);
+    wire::Limits {
+        allocations: 0,
+        allocations_total: turn.allocations_total,
+        allocations_per_user: turn.allocations_per_user,
+        allocations_per_prefix: turn.allocations_per_prefix,
+        permissions_per_allocation: turn.permissions_per_allocation,
+        channels_per_allocation: turn.channels_per_allocation,
+        connections: 0,
+        connections_total: accept.connections_max.into(),
+        connections_per_source: accept.connections_per_source_max.into(),
+        handshakes: accept.handshakes_max as u64,
+        descriptors: 0,
+        descriptors_total: 0,
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
