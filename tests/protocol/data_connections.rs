@@ -337,3 +337,25 @@ fn the_nonce_of_the_control_connection_is_good_for_its_data_connections() {
         assert_eq!(bind(&mut world, &mut stranger, ids[1]).result(), Err(401));
     }
 }
+
+#[test]
+fn a_worker_that_fails_leaves_no_number_behind() {
+    let mut world = world();
+    let (mut client, relay) = allocated(&mut world);
+    client.permit(&mut world, &[PEER]);
+    let ids = [connect(&mut world, &mut client, "8.8.8.8:80"), accepted(&mut world, &mut client, relay, PEER).0];
+    begin(&mut world, &mut client, "8.8.8.8:81");
+    let mut other = Client::over("198.51.100.2:1000", Transport::Tcp).on_worker(1);
+    allocate(&mut world, &mut other);
+    let kept = connect(&mut world, &mut other, PEER);
+    world.fail(0);
+    assert_eq!(world.shared.connections.usage(), 1, "that of the other worker");
+    for (id, port) in ids.into_iter().zip(2000..) {
+        let mut data = Client::over(&format!("198.51.100.1:{port}"), Transport::Tcp).on_worker(2);
+        assert_eq!(bind(&mut world, &mut data, id).result(), Err(400));
+    }
+    assert_eq!(bind(&mut world, &mut data(2), kept).result(), Ok(()));
+    other.refresh(&mut world, Some(0));
+    world.advance(secs(60));
+    assert_no_leak(&world);
+}

@@ -324,6 +324,8 @@ impl World {
         self.pending.retain(|(of, _)| *of != worker);
         self.sockets.retain(|_, (of, _)| *of != worker);
         self.held.retain(|_, of| *of != worker);
+        self.listening.retain(|_, (of, _)| *of != worker);
+        self.connections.retain(|_, connection| connection.worker != worker);
         self.streams.retain(|_, of| *of != worker);
         self.shared.forget_worker(id);
     }
