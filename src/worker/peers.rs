@@ -21,7 +21,7 @@ const ACCEPT_BUDGET: usize = 16;
 /// Pause after an `accept` that failed for want of descriptors or memory: 10 tries a second.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes passed in each direction before other streams have their turn.
-const DATA_BUDGET: u64 = 256 * 1024;
+const DATA_BUDGET: u64 = 64 * 1024;
 
 /// A connection with a peer.
 #[derive(Debug)]
