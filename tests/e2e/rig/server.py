@@ -118,6 +118,8 @@ password = "{ALICE.password}"
 [peers]
 # The lab lives in documentation and private ranges, which are refused by default.
 allow = ["203.0.113.0/24", "198.51.100.0/24", "10.0.0.0/8", "2001:db8::/32"]
+[extensions]
+tcp-allocations = true
 [compatibility]
 # turnutils_uclient binds channels up to 0x7FFF.
 channels-above-4fff = true

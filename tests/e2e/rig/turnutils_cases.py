@@ -3,7 +3,9 @@
 import dataclasses
 import pathlib
 import re
+import sys
 
+from . import data_connections
 from .capture import Capture, Datagram
 from .cases import Rig, case, require
 from .credentials import Credential, time_limited
@@ -124,6 +126,33 @@ def uclient_over_ipv6(rig: Rig) -> None:
 @case
 def uclient_over_ipv4_reaches_an_ipv6_peer(rig: Rig) -> None:
     exchange(rig, IPV6_RELAY + CHANNELS, peer=PEER_V6)
+
+
+# turnutils_uclient connects the relayed addresses of its own clients with each other.
+@case
+def uclient_connects_relayed_addresses_over_tcp(rig: Rig) -> None:
+    exchange(rig, ["-T"], Load(["-m", "4", "-n", "5"], 20))
+
+
+@case
+def uclient_connects_relayed_addresses_over_tls(rig: Rig) -> None:
+    exchange(rig, ["-T", "-S"], Load(["-m", "4", "-n", "1"], 4), port=TLS_PORT)
+
+
+@case
+def a_client_and_a_peer_connect_over_tcp(rig: Rig) -> None:
+    script, credential = data_connections.__file__, time_limited("tcp")
+    peer = Program(PEER, [sys.executable, script, "peer", str(PEER_PORT)], rig.directory / "peer.log")
+    try:
+        listens = f"0.0.0.0:{PEER_PORT + 1}"
+        wait_until(lambda: listens in run_in(PEER, ["ss", "-Htnl"]), 20, "the peer listens")
+        output = run_in(CLIENT_A, [
+            sys.executable, script, "client", SERVER_V4, str(STUN_PORT), str(TLS_PORT), credential.username,
+            credential.password, PEER_V4, str(PEER_PORT),
+        ])
+    finally:
+        peer.stop()
+    require(output.count("connected and was connected to") == 2, output)
 
 
 def kind_of(datagram: Datagram) -> str | None:
