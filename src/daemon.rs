@@ -5,7 +5,7 @@ mod helm;
 mod reload;
 
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,15 +31,16 @@ use crate::net::certificate::TlsError;
 use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
 use crate::net::inherited::{InheritError, Inherited};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
-use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener, open_udp_listeners};
+use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener};
+use crate::net::steering::{Queues, open_steered};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::observe::logs::Level;
 use crate::observe::metrics::{DrainProgress, Snapshot};
 use crate::service_manager;
-use crate::turn::{Drain, PeerPolicy, Policy, Shared, WorkerId};
+use crate::turn::{self, Drain, PeerPolicy, Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
 use crate::worker::settings::{Backend, ListenerKind};
-use crate::worker::{Berth, Command, HeldSockets, Legacy, Past, Report, WorkerHandle};
+use crate::worker::{Berth, Command, HeldSockets, Legacy, Past, REST_BUFFER_BYTES, Report, WorkerHandle, rules};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -181,7 +182,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
 /// Every socket that clients reach, open before anything else happens.
 struct Sockets {
     /// By worker, then by listener. They live as long as the daemon, whatever becomes of its workers.
-    udp: Vec<Vec<UdpSocket>>,
+    udp: Vec<Vec<Queues>>,
     /// Each with what it answers and the proxies that it believes.
     streams: Vec<(TcpListener, Accept, Vec<IpNet>)>,
     metrics: Option<TcpListener>,
@@ -196,15 +197,14 @@ impl Sockets {
         for listener in &settings.listeners {
             match listener.kind {
                 ListenerKind::Udp => {
-                    let options = &UdpOptions::LISTENER;
-                    let passed = inherited.udp_listeners(listener.address, workers, options);
+                    let passed = inherited.udp_listeners(listener.address, workers, &UdpOptions::LISTENER);
                     let group = match passed.map_err(Failure::Inherited)? {
-                        Some(group) => group,
-                        None => patiently(|| open_udp_listeners(listener.address, workers, options))
-                            .map_err(Failure::Listener)?,
+                        // The group is older than this process, and the order of its sockets not this one's to know.
+                        Some(passed) => passed.into_iter().map(Queues::one).collect(),
+                        None => open_group(listener.address, workers, &settings.turn)?,
                     };
-                    for (worker, socket) in sockets.udp.iter_mut().zip(group) {
-                        worker.push(socket);
+                    for (worker, queues) in sockets.udp.iter_mut().zip(group) {
+                        worker.push(queues);
                     }
                 }
                 ListenerKind::Stream(accept) => {
@@ -223,6 +223,20 @@ impl Sockets {
         sockets.admin = admin::open(&settings.admin)?;
         Ok(sockets)
     }
+}
+
+/// Opens the sockets of a UDP listener, with a queue for each class of datagrams where the kernel provides that.
+fn open_group(address: SocketAddr, workers: usize, settings: &turn::Settings) -> Result<Vec<Queues>, Failure> {
+    let rules = rules(settings.channels_above_4fff);
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(io::Error::other).map_err(host("read random bytes"))?;
+    let (seed, options) = (u64::from_ne_bytes(seed), &UdpOptions::LISTENER);
+    let open = || open_steered(address, workers, &rules, seed, options, REST_BUFFER_BYTES);
+    let (group, refused) = patiently(open).map_err(Failure::Listener)?;
+    if let Some(error) = refused {
+        warn!(%address, %error, "requests and media share a queue: a flood of requests disturbs calls");
+    }
+    Ok(group)
 }
 
 /// Tries again for a moment when the port is in use: after a daemon was killed, the kernel takes milliseconds to let go
@@ -250,7 +264,7 @@ impl Crew {
     fn start(
         settings: &Settings,
         workers: usize,
-        listeners: Vec<Vec<UdpSocket>>,
+        listeners: Vec<Vec<Queues>>,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
         let policy = policy(settings, None);

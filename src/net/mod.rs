@@ -5,6 +5,7 @@
 //!
 //! - [`socket`]: opening sockets, and why one could not be opened.
 //! - [`inherited`]: sockets that the service manager has opened.
+//! - [`steering`]: several receive queues behind one UDP port.
 //! - [`datagrams`]: the datagram sockets of a worker, by epoll or by io_uring.
 //! - [`udp`]: batches of datagrams.
 //! - [`error_queue`]: ICMP errors about datagrams that were sent.
@@ -32,6 +33,7 @@ pub mod proxy;
 mod send_queue;
 mod sni;
 pub mod socket;
+pub mod steering;
 pub mod stream;
 pub mod tls;
 pub mod udp;

@@ -138,6 +138,11 @@ pub fn set_dont_fragment(socket: &UdpSocket, dont_fragment: bool) -> io::Result<
     set_option(socket, level, name, value)
 }
 
+/// Changes the size of a socket's receive buffer, within what the host allows.
+pub(super) fn resize_receive_buffer(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
+    SockRef::from(socket).set_recv_buffer_size(bytes)
+}
+
 /// Returns the buffer sizes that a socket got, which `net.core.rmem_max` and `wmem_max` cap without CAP_NET_ADMIN.
 pub fn buffer_sizes(socket: &UdpSocket) -> io::Result<UdpOptions> {
     let socket = SockRef::from(socket);

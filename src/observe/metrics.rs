@@ -159,6 +159,7 @@ impl Snapshot {
         let lost = [
             ("slow_stream", statistics(|it| it.stream_dropped)),
             ("ring_full", statistics(|it| it.ring_full)),
+            ("requests_shed", statistics(|it| it.requests_shed)),
             ("truncated", statistics(|it| it.truncated)),
         ];
         let lost = lost.map(|(reason, count)| ([("reason", reason)], count));

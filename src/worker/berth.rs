@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::io;
-use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +12,12 @@ use super::clock::Clock;
 use super::handle::WakeOnce;
 use super::held::HeldSockets;
 use super::packet_loop::{Fresh, Legacy, Listener, Worker};
+use super::requests::Requests;
 use super::routes::Socket;
 use super::settings::Settings;
 use crate::net::datagrams::{Datagrams, Role};
 use crate::net::poll::Interest;
+use crate::net::steering::{Queue, Queues};
 use crate::turn::{Policy, Server, Shared, WorkerId};
 
 #[cfg(not(panic = "unwind"))]
@@ -36,9 +37,9 @@ pub struct Berth {
     pub settings: Settings,
     pub shared: Arc<Shared>,
     pub held: HeldSockets,
-    /// This worker's socket of every UDP listener's group. They stay open here while workers come and go, so that the
+    /// This worker's sockets of every UDP listener's group. They stay open here while workers come and go, so that the
     /// kernel goes on spreading clients as it did.
-    pub listeners: Vec<UdpSocket>,
+    pub listeners: Vec<Queues>,
 }
 
 impl Berth {
@@ -80,14 +81,24 @@ impl Berth {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         datagrams.poll().add(wake.waker(), Socket::Waker.token(), Interest::Readable, false)?;
-        let mut listeners = Vec::new();
-        for (index, socket) in self.listeners.iter().enumerate() {
-            let (address, socket) = (socket.local_addr()?, socket.try_clone()?);
-            let key = datagrams.add(Socket::Listener(index as u16).token(), Role::Listener, socket)?;
-            listeners.push(Listener { key, address });
+        let (mut listeners, mut requests) = (Vec::new(), Requests::new());
+        for (index, queues) in self.listeners.iter().enumerate() {
+            let index = index as u16;
+            for socket in &queues.many {
+                let (address, socket) = (socket.local_addr()?, socket.try_clone()?);
+                let key = datagrams.add(Socket::Listener(index).token(), Role::Listener, socket)?;
+                if listeners.len() == usize::from(index) {
+                    listeners.push(Listener { key, address });
+                }
+            }
+            for (queue, socket) in [(Queue::Few, &queues.few), (Queue::Rest, &queues.rest)] {
+                if let Some(socket) = socket {
+                    requests.add(datagrams.poll(), index, queue, socket.try_clone()?)?;
+                }
+            }
         }
         let server = Server::new(policy.clone(), Arc::clone(&self.shared), self.id, seed, Clock.now().instant);
-        Ok(Fresh { server, datagrams, listeners })
+        Ok(Fresh { server, datagrams, listeners, requests })
     }
 
     /// Ends what a worker was doing, as far as its state allows, and takes back the rest.

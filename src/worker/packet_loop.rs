@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::berth::Berth;
 use super::clock::Clock;
@@ -16,6 +16,7 @@ use super::held::HeldSockets;
 use super::neighbours::Neighbours;
 use super::pace::Pace;
 use super::peers::Peers;
+use super::requests::Requests;
 use super::routes::{ConnectionId, Socket};
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
@@ -26,12 +27,15 @@ use crate::turn::{Counters, Now, Policy, RelayId, Server, WorkerId};
 
 /// Events fetched by one wait.
 const EVENTS: usize = 256;
+/// What a packet costs at most, with its share of a turn, while nobody else has the processor.
+const PACKET_WORK_MAX: Duration = Duration::from_micros(20);
 
 /// What a worker is made anew of after a failure.
 pub(super) struct Fresh<D> {
     pub(super) server: Server,
     pub(super) datagrams: D,
     pub(super) listeners: Vec<Listener>,
+    pub(super) requests: Requests,
 }
 
 /// What passes from a worker that has failed to the one that takes over.
@@ -59,6 +63,8 @@ pub struct Worker<D> {
     pub(super) server: Server,
     pub(super) datagrams: D,
     pub(super) listeners: Vec<Listener>,
+    /// `None` while they are being served.
+    pub(super) requests: Option<Requests>,
     /// By [`RelayId::index`].
     pub(super) relays: Vec<Option<RelaySocket>>,
     /// Relay sockets that are being closed.
@@ -73,7 +79,7 @@ pub struct Worker<D> {
     pub(super) unfinished: VecDeque<(ConnectionId, bool)>,
     /// The rings may hold more, and nobody wakes this worker for it.
     pub(super) more_from_neighbours: bool,
-    /// Packets read in this turn.
+    /// Packets of media and from peers, read in this turn.
     pub(super) packets: usize,
     rest_max: Duration,
     commands: Receiver<Command>,
@@ -83,9 +89,10 @@ pub struct Worker<D> {
     past: Past,
 }
 
-/// A UDP listener's socket.
+/// A UDP listener.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listener {
+    /// The socket that answers leave from: one of those that media arrives at.
     pub(super) key: SocketKey,
     pub(super) address: SocketAddr,
 }
@@ -112,6 +119,7 @@ impl<D: Datagrams> Worker<D> {
             server: fresh.server,
             datagrams: fresh.datagrams,
             listeners: fresh.listeners,
+            requests: Some(fresh.requests),
             relays: Vec::new(),
             closing: HashMap::new(),
             streams: Connections::default(),
@@ -136,20 +144,25 @@ impl<D: Datagrams> Worker<D> {
         let mut events = Events::with_capacity(EVENTS);
         let mut pace = Pace::new(self.rest_max, self.clock.now().instant);
         let mut rest = None;
+        let mut ended = self.clock.now().instant;
         sleep_precisely();
         self.datagrams.start()?;
         loop {
-            self.datagrams.wait(&mut events, self.patience(), rest)?;
+            let patience = self.patience(ended);
+            let wait_max = rest.or(patience.filter(Duration::is_zero));
+            self.datagrams.wait(&mut events, patience, rest)?;
             let now = self.clock.now();
+            let delay = wait_max.map(|wait_max| now.instant.saturating_duration_since(ended + wait_max));
             self.packets = 0;
-            while let Some(arrival) = self.datagrams.next() {
-                self.handle_arrival(now, arrival);
-            }
+            self.handle_arrivals(now);
             for index in 0..events.len() {
                 if let Some(event) = events.get(index) {
                     self.handle_event(now, event);
                 }
             }
+            let requests = self.serve_requests(now);
+            // A port that a request has let go of is free before the answer says so.
+            self.handle_arrivals(now);
             self.read_on(now);
             self.accept_on(now);
             self.handle_neighbours(now);
@@ -162,7 +175,13 @@ impl<D: Datagrams> Worker<D> {
             self.flush_streams(now);
             self.datagrams.flush();
             self.neighbours.wake();
-            rest = pace.rest(self.packets, now.instant, self.clock.now().instant);
+            ended = self.clock.now().instant;
+            let packets = self.packets + requests;
+            self.tell_stall(now.instant, ended, delay.unwrap_or_default(), packets);
+            rest = pace.rest(packets, now.instant, ended);
+            if self.packets == 0 && self.next_requests(ended).is_some() {
+                rest = None;
+            }
             if turn == Turn::Stop {
                 return Ok(());
             }
@@ -170,13 +189,36 @@ impl<D: Datagrams> Worker<D> {
     }
 
     /// How long to wait: not at all when something is known to be unread, else until something expires.
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&self, now: Instant) -> Option<Duration> {
         if self.datagrams.has_more() || !self.unfinished.is_empty() || self.more_from_neighbours {
             return Some(Duration::ZERO);
         }
-        let timeouts = [self.server.poll_timeout(), self.deadlines.next(), self.peers.next_accept()];
+        let timeouts =
+            [self.server.poll_timeout(), self.deadlines.next(), self.peers.next_accept(), self.next_requests(now)];
         let timeout = timeouts.into_iter().flatten().min()?;
-        Some(timeout.saturating_duration_since(self.clock.now().instant))
+        Some(timeout.saturating_duration_since(now))
+    }
+
+    /// When requests are to be read that wait; `None` while none are known of.
+    fn next_requests(&self, now: Instant) -> Option<Instant> {
+        self.requests.as_ref()?.next(now)
+    }
+
+    /// Tells how much longer than it should have a turn has taken that began `delay` too late: media was kept waiting, if
+    /// there is any.
+    fn tell_stall(&mut self, began: Instant, ended: Instant, delay: Duration, packets: usize) {
+        let work = PACKET_WORK_MAX * packets as u32;
+        let longer = delay.max(ended.saturating_duration_since(began + work));
+        let longer = if self.packets > 0 { longer } else { Duration::ZERO };
+        if let Some(requests) = &mut self.requests {
+            requests.shedding.turn(ended, longer);
+        }
+    }
+
+    fn handle_arrivals(&mut self, now: Now) {
+        while let Some(arrival) = self.datagrams.next() {
+            self.handle_arrival(now, arrival);
+        }
     }
 
     fn handle_arrival(&mut self, now: Now, arrival: Arrival) {
@@ -186,7 +228,11 @@ impl<D: Datagrams> Worker<D> {
                 match Socket::of(datagram.token) {
                     Socket::Listener(index) => self.handle_client_datagram(now, index, &datagram),
                     Socket::Relay(relay) => self.handle_peer_datagram(now, relay, &datagram),
-                    Socket::Waker | Socket::Connection(_) | Socket::TcpRelay(_) | Socket::Peer(_) => {}
+                    Socket::Waker
+                    | Socket::Requests(_)
+                    | Socket::Connection(_)
+                    | Socket::TcpRelay(_)
+                    | Socket::Peer(_) => {}
                 }
             }
             Arrival::Errors(token) => {
@@ -210,6 +256,11 @@ impl<D: Datagrams> Worker<D> {
             Socket::Connection(connection) => self.serve_stream(now, connection, event),
             Socket::TcpRelay(relay) => self.accept_peers(now, relay),
             Socket::Peer(peer) => self.serve_peer(now, peer, event),
+            Socket::Requests(index) => {
+                if let Some(requests) = &mut self.requests {
+                    requests.mark(index);
+                }
+            }
             Socket::Listener(_) | Socket::Relay(_) => {}
         }
     }

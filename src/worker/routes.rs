@@ -7,8 +7,10 @@ use crate::turn::{PeerConnectionId, RelayId, Route};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Socket {
     Waker,
-    /// A UDP listener, by index.
+    /// What a UDP listener gets of media, by index of the listener.
     Listener(u16),
+    /// Requests of clients, by index of the socket.
+    Requests(u16),
     Relay(RelayId),
     Connection(ConnectionId),
     /// The listener of a TCP allocation.
@@ -31,6 +33,7 @@ pub(super) const CONNECTION_GENERATION_MASK: u32 = (1 << 28) - 1;
 const TAG_SHIFT: u32 = 60;
 const TAG_WAKER: u64 = 0;
 const TAG_LISTENER: u64 = 1;
+const REQUESTS: u64 = 1 << 32;
 const TAG_RELAY: u64 = 2;
 const TAG_CONNECTION: u64 = 3;
 const TAG_TCP_RELAY: u64 = 4;
@@ -41,6 +44,7 @@ impl Socket {
         Token(match self {
             Self::Waker => TAG_WAKER << TAG_SHIFT,
             Self::Listener(index) => TAG_LISTENER << TAG_SHIFT | u64::from(index),
+            Self::Requests(index) => TAG_LISTENER << TAG_SHIFT | REQUESTS | u64::from(index),
             Self::Relay(relay) => TAG_RELAY << TAG_SHIFT | relay.pack(),
             Self::Connection(connection) => TAG_CONNECTION << TAG_SHIFT | connection.pack(),
             Self::TcpRelay(relay) => TAG_TCP_RELAY << TAG_SHIFT | relay.pack(),
@@ -51,6 +55,7 @@ impl Socket {
     pub(super) fn of(Token(token): Token) -> Self {
         match token >> TAG_SHIFT & 0b111 {
             TAG_WAKER => Self::Waker,
+            TAG_LISTENER if token & REQUESTS != 0 => Self::Requests(token as u16),
             TAG_LISTENER => Self::Listener(token as u16),
             TAG_RELAY => Self::Relay(RelayId::unpack(token)),
             TAG_TCP_RELAY => Self::TcpRelay(RelayId::unpack(token)),
@@ -110,6 +115,7 @@ mod tests {
         for socket in [
             Socket::Waker,
             Socket::Listener(u16::MAX),
+            Socket::Requests(u16::MAX),
             Socket::Relay(RelayId::unpack((1 << RelayId::BITS) - 1)),
             Socket::Connection(connection),
             Socket::TcpRelay(RelayId::unpack((1 << RelayId::BITS) - 1)),

@@ -11,6 +11,8 @@ pub struct Statistics {
     pub sent: SendReport,
     /// Datagrams that were longer than a buffer; dropped whole.
     pub truncated: u64,
+    /// Requests that the kernel dropped before they were read, as their queue was full.
+    pub requests_shed: u64,
     /// Packets for another worker whose ring was full.
     pub ring_full: u64,
     /// Messages that slow streams did not get.
@@ -32,6 +34,7 @@ impl AddAssign for Statistics {
         let Self {
             sent,
             truncated,
+            requests_shed,
             ring_full,
             stream_dropped,
             stream_garbage,
@@ -42,6 +45,7 @@ impl AddAssign for Statistics {
         } = more;
         self.sent += sent;
         self.truncated += truncated;
+        self.requests_shed += requests_shed;
         self.ring_full += ring_full;
         self.stream_dropped += stream_dropped;
         self.stream_garbage += stream_garbage;

@@ -6,13 +6,14 @@ use std::ops::Range;
 use super::connections::Message;
 use super::neighbours::Packet;
 use super::packet_loop::{Listener, Worker};
+use super::requests::Taken;
 use super::routes::Way;
 use crate::address::{ClientAddr, FiveTuple, PeerAddr, ServerAddr, Transport};
 use crate::net::datagrams::{Datagram, Datagrams, Destination, SocketKey};
 use crate::net::error_queue::read_error_queue;
 use crate::net::socket::set_dont_fragment;
 use crate::net::stream::Class;
-use crate::net::udp::HEADROOM;
+use crate::net::udp::{HEADROOM, RecvBatch};
 use crate::turn::{Forward, IcmpError, Now, RelayId, WorkerId};
 
 /// Packets taken from other workers in one turn.
@@ -35,18 +36,54 @@ impl<D: Datagrams> Worker<D> {
             self.statistics.truncated += 1;
             return;
         }
-        let asked = SocketAddr::new(datagram.to.unwrap_or(listener.address.ip()), listener.address.port());
-        let client = FiveTuple {
-            transport: Transport::Udp,
-            client: ClientAddr::new(datagram.from),
-            server: ServerAddr::new(asked),
-        };
+        let client = listener.five_tuple(datagram.from, datagram.to);
         let route = Way::Udp { listener: index, scope: scope_of(datagram.from) }.route();
         let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
         if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
             self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
         }
         self.carry_out_effects(now);
+    }
+
+    /// Serves requests of live calls, and then some of strangers; returns how many.
+    pub(super) fn serve_requests(&mut self, now: Now) -> usize {
+        let Some(mut requests) = self.requests.take() else { return 0 };
+        let mut served = 0;
+        for strangers in [false, true] {
+            let began = (strangers && requests.shedding.is_sparing()).then(|| self.clock.now().instant);
+            for index in 0..requests.len() {
+                if requests.are_strangers(index) == strangers
+                    && let Some(taken) = requests.take(index, now.instant, self.packets)
+                {
+                    self.handle_requests(now, &requests.batch, &taken);
+                    served += taken.count;
+                }
+            }
+            if let Some(began) = began {
+                requests.shedding.served(began, self.clock.now().instant);
+            }
+        }
+        self.requests = Some(requests);
+        served
+    }
+
+    fn handle_requests(&mut self, now: Now, batch: &RecvBatch, taken: &Taken) {
+        self.statistics.requests_shed += u64::from(taken.dropped);
+        let Some(listener) = self.listeners.get(usize::from(taken.listener)).copied() else { return };
+        for slot in 0..taken.count {
+            let meta = batch.meta(slot);
+            if meta.truncated {
+                self.statistics.truncated += 1;
+                continue;
+            }
+            let client = listener.five_tuple(meta.from, meta.to);
+            let route = Way::Udp { listener: taken.listener, scope: scope_of(meta.from) }.route();
+            let bytes = batch.datagram(slot);
+            if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
+                self.forward(now, forward, Body::Bytes(bytes), meta.tos);
+            }
+            self.carry_out_effects(now);
+        }
     }
 
     /// A datagram from a peer.
@@ -197,6 +234,14 @@ impl<D: Datagrams> Worker<D> {
             // Without it the datagram goes out fragmentable, which is what RFC 8656 section 14 falls back to.
             let _ = set_dont_fragment(socket, dont_fragment);
         }
+    }
+}
+
+impl Listener {
+    /// The 5-tuple of a datagram; `to` is the address that was asked, where the listener has many.
+    fn five_tuple(&self, from: SocketAddr, to: Option<IpAddr>) -> FiveTuple {
+        let asked = SocketAddr::new(to.unwrap_or(self.address.ip()), self.address.port());
+        FiveTuple { transport: Transport::Udp, client: ClientAddr::new(from), server: ServerAddr::new(asked) }
     }
 }
 

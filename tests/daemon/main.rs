@@ -17,6 +17,7 @@ mod bad_input;
 mod between_clients;
 mod credentials;
 mod first_run;
+mod flood;
 mod import;
 mod inherited;
 mod lifetimes;

@@ -13,6 +13,7 @@ use crate::auth::settings::{Secret, User, UserCredential};
 use crate::net::datagrams::{Arrival, Destination, EpollDatagrams, SocketKey};
 use crate::net::poll::{Events, Poll, Token};
 use crate::net::socket::{UdpOptions, open_udp_listeners};
+use crate::net::steering::Queues;
 use crate::net::udp::SendReport;
 use crate::stun::{AttributeType, Builder, Class, Message, Method, TransactionId};
 use crate::turn::PeerPolicy;
@@ -176,8 +177,9 @@ impl Crew {
         let rings = Neighbours::mesh(&handles);
         let mut crew = Self { shared, switches: Vec::new(), addresses: Vec::new(), handles, threads: Vec::new() };
         for (index, ((_, commands, wake), neighbours)) in mailboxes.into_iter().zip(rings).enumerate() {
-            let listeners = open_udp_listeners("127.0.0.1:0".parse().unwrap(), 1, &UdpOptions::LISTENER).unwrap();
-            crew.addresses.push(listeners[0].local_addr().unwrap());
+            let many = open_udp_listeners("127.0.0.1:0".parse().unwrap(), 1, &UdpOptions::LISTENER).unwrap();
+            crew.addresses.push(many[0].local_addr().unwrap());
+            let listeners = vec![Queues { many, few: None, rest: None }];
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&crew.shared), held.clone());
             let berth = Berth { id, settings: Settings::default(), shared, held, listeners };
             let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
