@@ -11,6 +11,7 @@ use crate::observe::logs::Level;
 mod admin;
 mod check;
 mod credential;
+mod doctor;
 mod generate;
 mod import;
 mod mint;
@@ -47,6 +48,8 @@ enum Verb {
     Check,
     /// Mint a time-limited user and print it as iceServers JSON
     Credential(credential::Arguments),
+    /// Look for what stands in the way of calls on this host; exit status 1 if anything does
+    Doctor(doctor::Arguments),
     /// Translate coturn's turnserver.conf, and tell what became of each option
     Import(import::Arguments),
     /// How the running daemon is: state, allocations, listeners, certificates
@@ -83,6 +86,7 @@ pub fn run() -> ExitCode {
         Some(Verb::Serve(serve)) => serve::run(file.as_deref(), &serve.or(arguments.serve)),
         Some(Verb::Check) => check::run(file.as_deref()),
         Some(Verb::Credential(credential)) => credential::run(file.as_deref(), &credential),
+        Some(Verb::Doctor(doctor)) => doctor::run(file.as_deref(), &doctor),
         Some(Verb::Import(import)) => import::run(&import),
         Some(Verb::Status(connection)) => admin::status::run(file.as_deref(), &connection),
         Some(Verb::Sessions(sessions)) => admin::sessions::run(file.as_deref(), &sessions),

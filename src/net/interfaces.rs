@@ -60,6 +60,16 @@ pub fn allows_nonlocal_bind() -> bool {
     !is_own && UdpSocket::bind((foreign, 0)).is_ok()
 }
 
+/// Whether something keeps the kernel's clock right (adjtimex(2)); `None` where the kernel does not say. Changes nothing.
+pub fn clock_is_synchronised() -> Option<bool> {
+    // SAFETY: all zeros is a timex that asks for no change, and the kernel fills it within its size.
+    let (state, status) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&mut timex), timex.status)
+    };
+    (state >= 0).then_some(state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0)
+}
+
 /// How many file descriptors the process may have: now, and after raising the limit itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescriptorLimits {

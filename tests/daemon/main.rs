@@ -16,6 +16,7 @@ mod admin;
 mod bad_input;
 mod between_clients;
 mod credentials;
+mod doctor;
 mod first_run;
 mod flood;
 mod import;

@@ -1,0 +1,70 @@
+//! `doctor` on this host: what it finds differs, what it says of ferryd's own things does not.
+
+use std::net::UdpSocket;
+
+use serde_json::Value;
+
+use crate::certificate::Certificate;
+use crate::ferryd::{Ended, Ferryd, run};
+use crate::place;
+
+/// The findings of one check, as verdict and words.
+fn findings(ended: &Ended, check: &str) -> Vec<(String, String)> {
+    let said: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("no JSON: {ended:#?}"));
+    let all = said["findings"].as_array().unwrap().clone();
+    for finding in &all {
+        assert_eq!(finding["remedy"].is_null(), finding["verdict"] == "ok", "{finding}");
+    }
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let of_check = all.iter().filter(|finding| finding["check"] == check);
+    of_check.map(|finding| (text(&finding["verdict"]), text(&finding["found"]))).collect()
+}
+
+#[test]
+fn a_server_that_runs_is_no_obstacle_to_itself() {
+    let ferryd = Ferryd::start(|config| _ = Certificate::configured(config));
+    let ended = ferryd.verb(&["doctor", "--json"]);
+    ended.expect_success();
+    for (verdict, found) in findings(&ended, "listener") {
+        assert_eq!(verdict, "ok");
+        assert!(found.ends_with(&format!("is served by ferryd, process {}", ferryd.id())), "{found}");
+    }
+    assert_eq!(findings(&ended, "listener").len(), 2);
+    for check in ["configuration", "address", "relay ports", "firewall", "certificate", "state", "clock", "buffers"] {
+        assert!(!findings(&ended, check).is_empty(), "nothing on {check}: {}", ended.stdout);
+    }
+    let text = ferryd.verb(&["doctor"]);
+    assert!(text.expect_success().stdout.contains("\nok       listener       udp "), "{}", text.stdout);
+    assert!(text.stdout.lines().last().unwrap().starts_with("0 bad, "), "{}", text.stdout);
+}
+
+#[test]
+fn what_holds_the_port_is_named() {
+    let (ip, port) = (place::own_address(), place::free_port());
+    let holder = UdpSocket::bind((ip, port)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ferryd.toml");
+    let text =
+        format!("listener = [{{ address = \"{ip}:{port}\", transport = \"udp\" }}]\nrelay.addresses = [\"{ip}\"]\n");
+    std::fs::write(&file, text).unwrap();
+    let doctor = || run(&["doctor", "--json", "--config", file.to_str().unwrap()]);
+    let ended = doctor();
+    assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+    let (verdict, found) = findings(&ended, "listener").remove(0);
+    assert_eq!(verdict, "bad");
+    assert!(found.ends_with(&format!("process {}", std::process::id())), "{found}");
+    drop(holder);
+    assert_eq!(findings(&doctor(), "listener")[0].0, "ok");
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_all_there_is_to_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ferryd.toml");
+    std::fs::write(&file, "relm = \"x\"\nrelay.port-min = 0\n").unwrap();
+    let ended = run(&["doctor", "--json", "--config", file.to_str().unwrap()]);
+    assert_eq!(ended.status.code(), Some(78), "{ended:#?}");
+    let found = findings(&ended, "configuration");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().any(|(verdict, words)| verdict == "bad" && words.contains("relm")), "{found:?}");
+}
