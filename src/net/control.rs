@@ -113,6 +113,8 @@ pub(in crate::net) unsafe trait Plain: Copy {}
 // SAFETY: integers.
 unsafe impl Plain for u8 {}
 // SAFETY: integers.
+unsafe impl Plain for u16 {}
+// SAFETY: integers.
 unsafe impl Plain for u32 {}
 // SAFETY: integers.
 unsafe impl Plain for c_int {}
@@ -161,6 +163,17 @@ impl Control {
             (_, false) => self.push(length, libc::IPPROTO_IP, libc::IP_TOS, c_int::from(tos)),
             (_, true) => self.push(length, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, c_int::from(tos)),
         }
+    }
+
+    /// Adds the length of the datagrams of a train (UDP_SEGMENT) behind `length` bytes and returns the new length.
+    pub(in crate::net) fn push_segment(&mut self, length: usize, each: u16) -> usize {
+        self.push(length, libc::SOL_UDP, libc::UDP_SEGMENT, each)
+    }
+
+    /// The length without what [`Self::push_segment`] has added.
+    pub(in crate::net) fn without_segment(length: usize) -> usize {
+        // SAFETY: arithmetic only.
+        length - unsafe { libc::CMSG_SPACE(size_of::<u16>() as c_uint) } as usize
     }
 
     fn push<T: Plain>(&mut self, offset: usize, level: c_int, kind: c_int, value: T) -> usize {

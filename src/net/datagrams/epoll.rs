@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Arrival, Datagram, Datagrams, Destination, Role, SocketKey};
 use crate::net::poll::{Events, Interest, Poll, Token};
-use crate::net::udp::{RecvBatch, SendBatch, SendReport};
+use crate::net::udp::{RecvBatch, SendBatch, SendReport, Sender};
 
 /// Datagrams read from one socket before another one has its turn.
 const RECV_BATCH: usize = 32;
@@ -48,6 +48,8 @@ struct Entry {
     token: Token,
     role: Role,
     socket: UdpSocket,
+    /// No train of its datagrams was refused yet.
+    trains: bool,
 }
 
 impl EpollDatagrams {
@@ -156,7 +158,7 @@ impl Datagrams for EpollDatagrams {
         if index as usize == self.sockets.len() {
             self.sockets.push(None);
         }
-        self.sockets[index as usize] = Some(Entry { token, role, socket });
+        self.sockets[index as usize] = Some(Entry { token, role, socket, trains: true });
         Ok(SocketKey(index))
     }
 
@@ -256,8 +258,13 @@ impl Datagrams for EpollDatagrams {
         let sockets = &self.sockets;
         self.sent += self.send.flush(&self.recv, |Token(index)| {
             let entry = sockets.get(index as usize)?.as_ref()?;
-            Some(entry.socket.as_fd())
+            Some(Sender { socket: entry.socket.as_fd(), trains: entry.trains })
         });
+        for Token(index) in self.send.refused_trains() {
+            if let Some(Some(entry)) = self.sockets.get_mut(index as usize) {
+                entry.trains = false;
+            }
+        }
     }
 
     fn sent(&self) -> SendReport {

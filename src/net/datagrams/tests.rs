@@ -1,6 +1,7 @@
 //! What both back ends promise, told by the same tests.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -32,6 +33,9 @@ on_both! {
     a_prefix_is_written_in_place_and_sent_on
     the_longest_datagram_passes
     a_burst_is_kept_in_order
+    a_run_to_one_destination_crosses_as_one_and_arrives_as_it_was
+    runs_of_two_sockets_keep_their_sources
+    where_trains_are_refused_each_datagram_goes_alone
     a_closed_socket_gives_its_port_back
     icmp_errors_are_told_and_end_nothing
     a_send_that_meets_an_old_error_is_not_lost
@@ -91,6 +95,13 @@ fn peer(ip: &str) -> UdpSocket {
     let socket = UdpSocket::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
+    let bytes = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the value is an integer of that length.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), bytes) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 fn to(socket: SocketKey, to: SocketAddr) -> Destination {
@@ -180,6 +191,83 @@ fn a_burst_is_kept_in_order<D: Datagrams>(mut datagrams: D) {
         }
     }
     assert_eq!((datagrams.sent().sent, datagrams.sent().dropped()), (2000, 0));
+}
+
+/// What a peer receives next, with how many bytes crossed the stack together.
+fn received(peer: &UdpSocket) -> Vec<u8> {
+    let mut bytes = vec![0; 65_536];
+    let len = peer.recv(&mut bytes).unwrap();
+    bytes.truncate(len);
+    bytes
+}
+
+fn a_run_to_one_destination_crosses_as_one_and_arrives_as_it_was<D: Datagrams>(mut datagrams: D) {
+    datagrams.start().unwrap();
+    for ip in ["127.0.0.1", "::1"] {
+        let key = datagrams.add(TOKEN, Role::Relay, relay(ip)).unwrap();
+        let (peer, other) = (peer(ip), peer(ip));
+        let (to_peer, to_other) = (to(key, peer.local_addr().unwrap()), to(key, other.local_addr().unwrap()));
+        let lengths = [500, 500, 500, 7, 500, 0, 500, 500, 501, 501, 1452, 1452, 1453, 1453, 160];
+        let message = |number: usize, len: usize| -> Vec<u8> { (0..len).map(|at| (at * 7 + number) as u8).collect() };
+        for (number, len) in lengths.into_iter().enumerate() {
+            datagrams.send_copy(to_peer, &message(number, len));
+        }
+        datagrams.send_copy(to_other, b"elsewhere");
+        datagrams.send_copy(Destination { tos: 0xb8, ..to_other }, b"otherwise");
+        datagrams.flush();
+        for (number, len) in lengths.into_iter().enumerate() {
+            assert_eq!(received(&peer), message(number, len), "{number}");
+        }
+        assert_eq!((received(&other), received(&other)), (b"elsewhere".to_vec(), b"otherwise".to_vec()));
+
+        // A socket that takes trains whole shows that they are.
+        set_option(&peer, libc::SOL_UDP, libc::UDP_GRO, 1);
+        for number in 0..100 {
+            datagrams.send_copy(to_peer, &message(number, 160));
+        }
+        datagrams.flush();
+        assert_eq!((received(&peer).len(), received(&peer).len()), (64 * 160, 36 * 160));
+        datagrams.remove(key);
+    }
+    let all = 2 * (15 + 2 + 100);
+    assert_eq!((datagrams.sent().sent, datagrams.sent().dropped()), (all, 0));
+}
+
+fn runs_of_two_sockets_keep_their_sources<D: Datagrams>(mut datagrams: D) {
+    datagrams.start().unwrap();
+    let sockets = [relay("127.0.0.1"), relay("127.0.0.1")];
+    let sources = [sockets[0].local_addr().unwrap(), sockets[1].local_addr().unwrap()];
+    let keys = sockets.map(|socket| datagrams.add(TOKEN, Role::Relay, socket).unwrap());
+    let peer = peer("127.0.0.1");
+    let turns = [0, 0, 1, 1, 0, 1];
+    for turn in turns {
+        datagrams.send_copy(to(keys[turn], peer.local_addr().unwrap()), &[turn as u8; 100]);
+    }
+    datagrams.flush();
+    for turn in turns {
+        let mut bytes = [0; 200];
+        assert_eq!(peer.recv_from(&mut bytes).unwrap(), (100, sources[turn]));
+        assert_eq!(bytes[0], turn as u8);
+    }
+}
+
+fn where_trains_are_refused_each_datagram_goes_alone<D: Datagrams>(mut datagrams: D) {
+    datagrams.start().unwrap();
+    let socket = relay("127.0.0.1");
+    // The kernel makes no trains of datagrams without checksum: EINVAL.
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
+    let key = datagrams.add(TOKEN, Role::Relay, socket).unwrap();
+    let peer = peer("127.0.0.1");
+    for round in 0..3_u8 {
+        for number in 0..10 {
+            datagrams.send_copy(to(key, peer.local_addr().unwrap()), &[round * 10 + number; 300]);
+        }
+        datagrams.flush();
+        for number in 0..10 {
+            assert_eq!(received(&peer), [round * 10 + number; 300]);
+        }
+    }
+    assert_eq!((datagrams.sent().sent, datagrams.sent().dropped()), (30, 0));
 }
 
 fn a_closed_socket_gives_its_port_back<D: Datagrams>(mut datagrams: D) {

@@ -8,10 +8,10 @@ mod recv;
 mod report;
 mod send;
 
-pub(in crate::net) use layout::Layout;
+pub(in crate::net) use layout::{Address, Laid, Layout};
 pub use recv::{RecvBatch, RecvMeta};
 pub use report::SendReport;
-pub use send::SendBatch;
+pub use send::{SendBatch, Sender};
 
 /// Free bytes in front of a received datagram. The largest prefix is that of a Data indication to an IPv6 peer: STUN
 /// header 20 + XOR-PEER-ADDRESS 24 + the header of DATA 4.
@@ -22,6 +22,12 @@ pub const TAILROOM: usize = 4;
 
 /// The longest datagram that a slot takes; UDP has none that is longer.
 pub const PAYLOAD_MAX: usize = 65535;
+
+/// Whether an error of a send may mean that the device, or the path, takes no trains of datagrams (udp(7), UDP_SEGMENT:
+/// no checksums by the device, IPsec, an MTU below the datagrams).
+pub(in crate::net) fn may_refuse_trains(errno: i32) -> bool {
+    matches!(errno, libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP)
+}
 
 /// Whether an error of a socket call may be that of an ICMP message about an earlier datagram, which says nothing
 /// about this call: the kernel reports such an error once, through whichever call comes next.

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::super::poll::Token;
-use super::layout::Layout;
-use super::{PAYLOAD_MAX, RecvBatch, SendReport, may_come_from_icmp};
+use super::layout::{Laid, Layout};
+use super::{Address, PAYLOAD_MAX, RecvBatch, SendReport, may_come_from_icmp, may_refuse_trains};
 
 /// The most datagrams of one system call.
 const RUN_MAX: usize = 64;
@@ -26,13 +26,20 @@ pub struct SendBatch {
     copies: Vec<u8>,
     report: SendReport,
     layout: Layout,
+    refused_trains: Vec<Token>,
+}
+
+/// A socket to send on.
+#[derive(Clone, Copy)]
+pub struct Sender<'s> {
+    pub socket: BorrowedFd<'s>,
+    /// Datagrams of one length to one destination may cross the stack together.
+    pub trains: bool,
 }
 
 struct Entry {
     token: Token,
-    to: SocketAddr,
-    source: Option<IpAddr>,
-    tos: u8,
+    address: Address,
     body: Body,
 }
 
@@ -53,6 +60,7 @@ impl SendBatch {
             copies: Vec::new(),
             report: SendReport::default(),
             layout: Layout::new(capacity.min(RUN_MAX)),
+            refused_trains: Vec::new(),
         }
     }
 
@@ -72,7 +80,7 @@ impl SendBatch {
         start: usize,
         len: usize,
     ) -> bool {
-        self.push(Entry { token, to, source, tos, body: Body::Slot { slot, start, len } })
+        self.push(Entry { token, address: Address { to, source, tos }, body: Body::Slot { slot, start, len } })
     }
 
     /// Queues a copy of `bytes`; otherwise like [`push_slot`](Self::push_slot).
@@ -82,7 +90,8 @@ impl SendBatch {
             self.report.overflowed += 1;
             return false;
         }
-        let pushed = self.push(Entry { token, to, source, tos, body: Body::Copy { start, len: bytes.len() } });
+        let body = Body::Copy { start, len: bytes.len() };
+        let pushed = self.push(Entry { token, address: Address { to, source, tos }, body });
         if pushed {
             self.copies.extend_from_slice(bytes);
         }
@@ -116,22 +125,21 @@ impl SendBatch {
     /// Sends everything that is queued, in order, in one system call for each run of datagrams of the same socket, and
     /// says what became of it, including what overflowed since the last flush.
     ///
-    /// `socket` finds the socket of a token, None if it is closed. `slots` is the batch that
+    /// `sender` finds the socket of a token, None if it is closed. `slots` is the batch that
     /// [`push_slot`](Self::push_slot) referred to. Nothing waits: what cannot be sent now is dropped and counted.
-    pub fn flush<'s>(
-        &mut self,
-        slots: &RecvBatch,
-        mut socket: impl FnMut(Token) -> Option<BorrowedFd<'s>>,
-    ) -> SendReport {
+    pub fn flush<'s>(&mut self, slots: &RecvBatch, mut sender: impl FnMut(Token) -> Option<Sender<'s>>) -> SendReport {
         let entries = mem::take(&mut self.entries);
         for of_one_socket in entries.chunk_by(|a, b| a.token == b.token) {
-            let Some(socket) = socket(of_one_socket[0].token) else {
+            let token = of_one_socket[0].token;
+            let Some(sender) = sender(token) else {
                 self.report.closed += of_one_socket.len();
                 continue;
             };
             for run in of_one_socket.chunks(self.layout.len()) {
-                let prepared = self.prepare(run, slots);
-                self.send(socket, prepared);
+                let prepared = self.prepare(run, slots, sender.trains);
+                if !self.send(sender.socket, prepared) {
+                    self.refused_trains.push(token);
+                }
             }
         }
         self.entries = entries;
@@ -140,58 +148,103 @@ impl SendBatch {
         mem::take(&mut self.report)
     }
 
+    /// Sockets whose device has refused a train since the last call; each datagram of it was sent alone.
+    pub fn refused_trains(&mut self) -> impl Iterator<Item = Token> {
+        self.refused_trains.drain(..)
+    }
+
     /// Lays out the headers of a run and returns how many there are; a datagram that cannot be sent gets none.
-    fn prepare(&mut self, run: &[Entry], slots: &RecvBatch) -> usize {
+    fn prepare(&mut self, run: &[Entry], slots: &RecvBatch, trains: bool) -> usize {
+        self.layout.clear();
         let mut prepared = 0;
         for entry in run {
             let bytes = match entry.body {
                 Body::Slot { slot, start, len } => slots.part(slot, start, len),
                 Body::Copy { start, len } => self.copies.get(start..start + len),
             };
-            if bytes.is_some_and(|bytes| self.layout.write(prepared, entry.to, entry.source, entry.tos, bytes)) {
-                prepared += 1;
-            } else {
+            let Some(bytes) = bytes else {
                 self.report.count_error(libc::EINVAL);
+                continue;
+            };
+            match self.layout.lay_out(prepared, entry.address, bytes, trains) {
+                Laid::Header => prepared += 1,
+                Laid::Joined => {}
+                Laid::OfTwoFamilies => self.report.count_error(libc::EINVAL),
             }
         }
         prepared
     }
 
-    /// Sends the first `prepared` headers.
+    /// Sends the first `prepared` headers; false if a train was refused.
     ///
     /// sendmmsg stops at the first error and hides it if anything was sent before. So it is called again from there:
     /// an error that an earlier ICMP message left is gone by then, any other comes back and is that datagram's own.
-    fn send(&mut self, socket: BorrowedFd<'_>, prepared: usize) {
-        let mut done = 0;
+    fn send(&mut self, socket: BorrowedFd<'_>, prepared: usize) -> bool {
+        let (mut done, mut takes_trains) = (0, true);
         let mut retried = None;
         while done < prepared {
-            self.report.calls += 1;
-            // SAFETY: the headers from `done` to `prepared` point to names, control messages and iovecs that `self`
-            // owns, laid out by `prepare` for bytes in `self.copies` and in slots that the caller of `flush` borrows;
-            // none of them is touched before this returns.
-            let sent = unsafe {
-                libc::sendmmsg(
-                    socket.as_raw_fd(),
-                    self.layout.header(done),
-                    (prepared - done) as libc::c_uint,
-                    (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-                )
+            let errno = match self.call(socket, done, prepared - done) {
+                Ok(sent) => {
+                    self.report.sent += (done..done + sent).map(|index| self.layout.datagrams_of(index)).sum::<usize>();
+                    done += sent;
+                    continue;
+                }
+                Err(errno) => errno,
             };
-            if let Ok(sent) = usize::try_from(sent) {
-                self.report.sent += sent;
-                done += sent;
-                continue;
-            }
-            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
-            if errno == libc::EINTR {
-                continue;
-            }
             if may_come_from_icmp(errno) && retried != Some(done) {
                 retried = Some(done);
                 continue;
             }
-            self.report.count_error(errno);
+            match self.layout.datagrams_of(done) {
+                1 => self.report.count_error(errno),
+                datagrams if may_refuse_trains(errno) => {
+                    takes_trains = false;
+                    self.send_one_by_one(socket, done, datagrams);
+                }
+                datagrams => (0..datagrams).for_each(|_| self.report.count_error(errno)),
+            }
             done += 1;
+        }
+        takes_trains
+    }
+
+    /// Sends the datagrams of a train that was refused.
+    fn send_one_by_one(&mut self, socket: BorrowedFd<'_>, index: usize, datagrams: usize) {
+        for _ in 0..datagrams {
+            self.layout.split_off(index);
+            let mut result = self.call(socket, index, 1);
+            if result.is_err_and(may_come_from_icmp) {
+                result = self.call(socket, index, 1);
+            }
+            match result {
+                Ok(sent) => self.report.sent += sent,
+                Err(errno) => self.report.count_error(errno),
+            }
+        }
+    }
+
+    /// One system call for `count` headers from `index` on: how many were sent, or the errno of the first.
+    fn call(&mut self, socket: BorrowedFd<'_>, index: usize, count: usize) -> Result<usize, i32> {
+        loop {
+            self.report.calls += 1;
+            // SAFETY: the headers from `index` on point to names, control messages and iovecs that `self` owns, laid out
+            // by `prepare` for bytes in `self.copies` and in slots that the caller of `flush` borrows; none of them is
+            // touched before this returns.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    self.layout.header(index),
+                    count as libc::c_uint,
+                    (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+                )
+            };
+            if let Ok(sent) = usize::try_from(sent) {
+                return Ok(sent);
+            }
+            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            if errno != libc::EINTR {
+                return Err(errno);
+            }
         }
     }
 }
@@ -211,6 +264,10 @@ mod tests {
 
     fn relay(ip: &str) -> UdpSocket {
         open_relay(SocketAddr::new(ip.parse().unwrap(), 0), &UdpOptions::LISTENER).unwrap()
+    }
+
+    fn one_by_one(socket: &UdpSocket) -> Sender<'_> {
+        Sender { socket: socket.as_fd(), trains: false }
     }
 
     /// Receives `count` datagrams of up to 2 KiB, however they are spread over calls.
@@ -237,7 +294,7 @@ mod tests {
                 assert!(batch.push_copy(SENDER, to_server, None, 0, &[number; 160]));
             }
             assert!(batch.is_full());
-            let report = batch.flush(&slots, |_| Some(client.as_fd()));
+            let report = batch.flush(&slots, |_| Some(one_by_one(&client)));
             assert_eq!(report, SendReport { sent: 64, calls: 1, ..SendReport::default() });
             assert!(batch.is_empty());
 
@@ -252,7 +309,7 @@ mod tests {
                     slots.slot_mut(index)[HEADROOM - 4..HEADROOM].copy_from_slice(b"head");
                     assert!(batch.push_slot(SENDER, to_peer, None, 0, index, HEADROOM - 4, len + 4));
                 }
-                forwarded += batch.flush(&slots, |_| Some(server.as_fd()));
+                forwarded += batch.flush(&slots, |_| Some(one_by_one(&server)));
                 received += count;
             }
             assert_eq!((forwarded.sent, forwarded.dropped()), (64, 0));
@@ -272,7 +329,7 @@ mod tests {
             let token = Token(u64::from(number >= 130));
             assert!(batch.push_copy(token, target.local_addr().unwrap(), None, 0, &number.to_be_bytes()));
         }
-        let report = batch.flush(&RecvBatch::new(1), |token| senders.get(token.0 as usize).map(AsFd::as_fd));
+        let report = batch.flush(&RecvBatch::new(1), |token| senders.get(token.0 as usize).map(one_by_one));
         // 64 + 64 + 2 for each.
         assert_eq!(report, SendReport { sent: 260, calls: 6, ..SendReport::default() });
         let mut slots = RecvBatch::new(64);
@@ -298,7 +355,7 @@ mod tests {
             for (source, tos) in [(Some(asked), 0), (Some(asked), 0xb9), (None, 0x02)] {
                 batch.push_copy(SENDER, client.local_addr().unwrap(), source, tos, b"answer");
             }
-            let report = batch.flush(&RecvBatch::new(1), |_| Some(server.as_fd()));
+            let report = batch.flush(&RecvBatch::new(1), |_| Some(one_by_one(&server)));
             assert_eq!(report.sent, 3, "{report:?}");
             let mut slots = RecvBatch::new(1);
             for (source, tos) in [(Some(asked), 0), (Some(asked), 0xb9), (None, 0x02)] {
@@ -324,7 +381,7 @@ mod tests {
         batch.push_slot(SENDER, to, None, 0, 1, 0, 1);
         batch.push_copy(Token(2), to, None, 0, b"closed");
         batch.push_copy(SENDER, to, None, 0, b"third");
-        let report = batch.flush(&RecvBatch::new(1), |token| (token == SENDER).then_some(sender.as_fd()));
+        let report = batch.flush(&RecvBatch::new(1), |token| (token == SENDER).then(|| one_by_one(&sender)));
         let expected = SendReport {
             sent: 3,
             too_large: 1,
@@ -350,7 +407,7 @@ mod tests {
             batch.push_copy(SENDER, target.local_addr().unwrap(), None, 0, b"first");
             batch.push_copy(SENDER, nobody, None, 0, b"anyone now?");
             batch.push_copy(SENDER, target.local_addr().unwrap(), None, 0, b"second");
-            let report = batch.flush(&RecvBatch::new(1), |_| Some(sender.as_fd()));
+            let report = batch.flush(&RecvBatch::new(1), |_| Some(one_by_one(&sender)));
             assert_eq!((report.sent, report.dropped()), (3, 0), "{report:?}");
             assert!(report.calls > 1);
             assert_eq!(receive(&target, 2), [&b"first"[..], b"second"]);
@@ -367,9 +424,9 @@ mod tests {
         assert!(batch.push_slot(SENDER, to, None, 0, 0, 0, 1) && batch.is_full());
         assert!(!batch.push_copy(SENDER, to, None, 0, b"third") && batch.len() == 2);
         let slots = RecvBatch::new(1);
-        let report = batch.flush(&slots, |_| Some(sender.as_fd()));
+        let report = batch.flush(&slots, |_| Some(one_by_one(&sender)));
         assert_eq!((report.sent, report.overflowed), (2, 1));
-        let report = batch.flush(&slots, |_| Some(sender.as_fd()));
+        let report = batch.flush(&slots, |_| Some(one_by_one(&sender)));
         assert_eq!(report, SendReport::default());
 
         let mut batch = SendBatch::new(1000);

@@ -18,7 +18,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use self::buffers::{BUFFERS, Buffers, GROUP};
 use super::{Arrival, Datagram, Datagrams, Destination, Role, SocketKey};
 use crate::net::poll::{Events, Poll, Token};
-use crate::net::udp::{HEADROOM, Layout, SendReport, may_come_from_icmp};
+use crate::net::udp::{Address, HEADROOM, Laid, Layout, SendReport, may_come_from_icmp, may_refuse_trains};
 
 /// Submissions between two system calls.
 const SUBMISSIONS: u32 = 512;
@@ -39,6 +39,7 @@ pub struct RingDatagrams {
     ring: IoUring,
     buffers: Buffers,
     layout: Layout,
+    /// By header; each stands for one datagram or for a train.
     sends: Vec<Send>,
     copies: Box<[u8]>,
     copied: usize,
@@ -73,10 +74,12 @@ struct Entry {
     is_armed: bool,
     /// Its place among the sockets that the kernel has at hand.
     at_hand: Option<Fixed>,
+    /// No train of its datagrams was refused yet.
+    trains: bool,
 }
 
-/// A datagram that was submitted in this turn.
-#[derive(Clone, Copy)]
+/// A datagram, or a train, that was submitted in this turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Send {
     destination: Destination,
     retried: bool,
@@ -169,6 +172,7 @@ impl RingDatagrams {
 
     /// Gives everything that is queued to the kernel, which sends it at once.
     fn submit(&mut self) {
+        self.layout.seal();
         // What fails as a whole is tried again by the next submission.
         let _ = self.ring.submit();
     }
@@ -208,6 +212,7 @@ impl RingDatagrams {
         }));
         let mut again = Vec::new();
         let mut failed = 0;
+        let submitted: usize = (0..self.sends.len()).map(|index| self.layout.datagrams_of(index)).sum();
         for completion in taken.drain(..) {
             match completion.job {
                 Job::Receive { .. } => {
@@ -216,10 +221,11 @@ impl RingDatagrams {
                     }
                     self.completions.push_back(completion);
                 }
-                Job::Send(index) => {
-                    failed += 1;
-                    again.extend(self.failed_send(index as usize, -completion.result));
+                Job::Send(index) if (index as usize) < self.sends.len() => {
+                    failed += self.layout.datagrams_of(index as usize);
+                    self.failed_send(index as usize, -completion.result, &mut again);
                 }
+                Job::Send(_) => {}
                 Job::Poll => {
                     self.other_events = true;
                     self.poll_is_armed &= cqueue::more(completion.flags);
@@ -227,23 +233,30 @@ impl RingDatagrams {
             }
         }
         self.taken = taken;
-        self.sent.sent += self.sends.len().saturating_sub(failed);
+        self.sent.sent += submitted.saturating_sub(failed);
         self.sends.clear();
+        self.layout.clear();
         self.copied = 0;
         for (destination, bytes) in again {
             self.copy(destination, &bytes, true);
         }
     }
 
-    /// What to send again: the kernel reports the error of an ICMP message through whichever call comes next.
-    fn failed_send(&mut self, index: usize, errno: i32) -> Option<(Destination, Vec<u8>)> {
-        let send = *self.sends.get(index)?;
-        if may_come_from_icmp(errno) && !send.retried {
-            // SAFETY: copies and buffers of the turn are given back after this.
-            return Some((send.destination, unsafe { self.layout.bytes(index) }.to_vec()));
+    /// Puts what is to be sent again into `again`: the kernel reports the error of an ICMP message through whichever call
+    /// comes next, and some devices take no trains.
+    fn failed_send(&mut self, index: usize, errno: i32, again: &mut Vec<(Destination, Vec<u8>)>) {
+        let Send { destination, retried } = self.sends[index];
+        let datagrams = self.layout.datagrams_of(index);
+        let refused = datagrams > 1 && may_refuse_trains(errno);
+        if refused && let Some(Some(entry)) = self.sockets.get_mut(destination.socket.0 as usize) {
+            entry.trains = false;
         }
-        self.sent.count_error(errno);
-        None
+        if refused || may_come_from_icmp(errno) && !retried {
+            // SAFETY: copies and buffers of the turn are given back after this.
+            again.extend((0..datagrams).map(|one| (destination, unsafe { self.layout.bytes(index, one) }.to_vec())));
+        } else {
+            (0..datagrams).for_each(|_| self.sent.count_error(errno));
+        }
     }
 
     /// Ends a receive, so that closing its socket frees the port at once: until its last completion is there, the kernel
@@ -292,41 +305,56 @@ impl RingDatagrams {
     }
 
     fn copy(&mut self, destination: Destination, bytes: &[u8], retried: bool) {
-        if bytes.len() > self.copies.len() - self.copied || self.sends.len() == self.layout.len() {
+        if bytes.len() > self.copies.len() - self.copied || self.layout.is_full() {
             self.flush();
         }
         let range = self.copied..self.copied + bytes.len();
         self.copied = range.end;
         self.copies[range.clone()].copy_from_slice(bytes);
-        let index = self.sends.len();
-        let Destination { to, source, tos, .. } = destination;
-        if self.layout.write(index, to, source, tos, &self.copies[range]) {
-            self.send(Send { destination, retried });
-        } else {
-            self.sent.count_error(libc::EINVAL);
-        }
+        let send = Send { destination, retried };
+        let joins = self.may_join(send);
+        let laid = self.layout.lay_out(self.sends.len(), address_of(&destination), &self.copies[range], joins);
+        self.send(send, laid);
     }
 
-    /// Queues the datagram whose header has just been laid out.
-    fn send(&mut self, send: Send) {
+    /// Whether a datagram may be joined to the one before.
+    fn may_join(&self, send: Send) -> bool {
+        let takes_trains =
+            |key: SocketKey| matches!(self.sockets.get(key.0 as usize), Some(Some(entry)) if entry.trains);
+        !send.retried && self.sends.last() == Some(&send) && takes_trains(send.destination.socket)
+    }
+
+    /// Queues the datagram that has just been laid out.
+    fn send(&mut self, send: Send, laid: Laid) {
+        match laid {
+            Laid::Joined => return,
+            Laid::Header => {}
+            Laid::OfTwoFamilies => return self.sent.count_error(libc::EINVAL),
+        }
         let index = self.sends.len();
-        let Some(Some(entry)) = self.sockets.get(send.destination.socket.0 as usize) else {
-            self.sent.closed += 1;
-            return;
-        };
         let header = self.layout.header(index).cast::<libc::msghdr>();
-        let operation = match entry.at_hand {
-            Some(place) => opcode::SendMsg::new(place, header),
-            None => opcode::SendMsg::new(Fd(entry.socket.as_raw_fd()), header),
+        let operation = match self.sockets.get(send.destination.socket.0 as usize) {
+            Some(Some(Entry { at_hand: Some(place), .. })) => opcode::SendMsg::new(*place, header),
+            Some(Some(entry)) => opcode::SendMsg::new(Fd(entry.socket.as_raw_fd()), header),
+            Some(None) | None => {
+                self.layout.seal();
+                self.sent.closed += 1;
+                return;
+            }
         };
         let entry = operation
             .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(Job::Send(index as u32).pack());
-        self.sends.push(send);
         self.submit_entry(&entry);
+        self.sends.push(send);
     }
+}
+
+fn address_of(destination: &Destination) -> Address {
+    let Destination { to, source, tos, .. } = *destination;
+    Address { to, source, tos }
 }
 
 impl Datagrams for RingDatagrams {
@@ -344,7 +372,7 @@ impl Datagrams for RingDatagrams {
         self.generation = (self.generation + 1) & GENERATION_MASK;
         let generation = self.generation;
         let at_hand = (role == Role::Listener).then(|| self.keep_at_hand(&socket)).flatten();
-        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false, at_hand });
+        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false, at_hand, trains: true });
         self.arm(SocketKey(key));
         Ok(SocketKey(key))
     }
@@ -436,16 +464,14 @@ impl Datagrams for RingDatagrams {
     }
 
     fn send_slot(&mut self, destination: Destination, slot: usize, start: usize, len: usize) {
-        if self.sends.len() == self.layout.len() {
+        if self.layout.is_full() {
             self.flush();
         }
-        let index = self.sends.len();
-        let Destination { to, source, tos, .. } = destination;
-        if self.layout.write(index, to, source, tos, &self.buffers.slot(slot as u16)[start..start + len]) {
-            self.send(Send { destination, retried: false });
-        } else {
-            self.sent.count_error(libc::EINVAL);
-        }
+        let send = Send { destination, retried: false };
+        let joins = self.may_join(send);
+        let bytes = &self.buffers.slot(slot as u16)[start..start + len];
+        let laid = self.layout.lay_out(self.sends.len(), address_of(&destination), bytes, joins);
+        self.send(send, laid);
     }
 
     fn send_copy(&mut self, destination: Destination, bytes: &[u8]) {
