@@ -36,6 +36,7 @@ use crate::net::steering::{Queues, open_steered};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::observe::logs::Level;
 use crate::observe::metrics::{DrainProgress, Snapshot};
+use crate::offload::{Mode, Offload};
 use crate::service_manager;
 use crate::turn::{self, Drain, PeerPolicy, Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
@@ -256,6 +257,7 @@ fn patiently<T>(open: impl Fn() -> Result<T, OpenError>) -> Result<T, OpenError>
 /// The workers' threads.
 struct Crew {
     shared: Arc<Shared>,
+    offload: Option<Offload>,
     handles: Vec<WorkerHandle>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -275,12 +277,14 @@ impl Crew {
         let handles: Vec<_> = mailboxes.iter().map(|(handle, ..)| handle.clone()).collect();
         let rings = Neighbours::mesh(&handles);
         let backend = backend(settings);
-        let mut crew = Self { shared: Arc::clone(&shared), handles: Vec::new(), threads: Vec::new() };
+        let offload = start_offload(settings);
+        let mut crew =
+            Self { shared: Arc::clone(&shared), offload: offload.clone(), handles: Vec::new(), threads: Vec::new() };
         for (index, (((handle, commands, wake), listeners), neighbours)) in
             mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
         {
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&shared), held.clone());
-            let berth = Berth { id, settings: settings.worker, shared, held, listeners };
+            let berth = Berth { id, settings: settings.worker, shared, held, offload: offload.clone(), listeners };
             let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
             let notice = EndNotice(index, ended.clone());
             let thread = match backend {
@@ -312,9 +316,15 @@ impl Crew {
     ) -> TakeSnapshot {
         let (handles, shared) = (self.handles.clone(), Arc::clone(&self.shared));
         let (admission, tls, standing) = (Arc::clone(admission), tls.cloned(), Arc::clone(standing));
+        let offload = self.offload.clone();
         Arc::new(move || {
+            let offload = match &offload {
+                Some(offload) => Some(offload.report(REPORT_PATIENCE)?),
+                None => None,
+            };
             Some(Snapshot {
                 workers: reports(&handles)?,
+                offload,
                 shared: Arc::clone(&shared),
                 admission: Arc::clone(&admission),
                 certificates: tls.as_ref().map(TlsAcceptConfig::status).unwrap_or_default(),
@@ -375,6 +385,28 @@ fn spawn<D: Datagrams + Send + 'static>(
         }
     };
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(host("start a worker's thread"))
+}
+
+/// Starts the kernel path where it is asked for. Without it the sockets serve, and the daemon starts all the same.
+fn start_offload(settings: &Settings) -> Option<Offload> {
+    let mode = settings.offload.mode;
+    if mode == Mode::Off {
+        return None;
+    }
+    let listeners = settings.listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
+    let relays = settings.turn.relay_addresses.iter().map(|relay| relay.bind);
+    let addresses: Vec<_> = listeners.map(|listener| listener.address.ip()).chain(relays).collect();
+    match Offload::start(&settings.offload, &addresses) {
+        Ok(offload) => Some(offload),
+        Err(error) if mode == Mode::Auto => {
+            info!(%error, "the kernel path cannot be used, sockets serve");
+            None
+        }
+        Err(error) => {
+            warn!(%error, "data-path.offload: the kernel path cannot be used, sockets serve");
+            None
+        }
+    }
 }
 
 /// Chooses what serves the datagrams, and says why it is not io_uring.

@@ -24,6 +24,7 @@ pub mod control;
 pub mod daemon;
 pub mod net;
 pub mod observe;
+pub mod offload;
 pub mod service_manager;
 pub mod stun;
 pub mod turn;

@@ -7,9 +7,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The overall exposure that `systemd-analyze security` may find, in tenths; the drop-in adds its capability.
+/// The overall exposure that `systemd-analyze security` may find, in tenths; drop-ins add their capabilities.
 const EXPOSURE_MAX: u32 = 15;
 const EXPOSURE_MAX_LOW_PORTS: u32 = 16;
+const EXPOSURE_MAX_OFFLOAD: u32 = 18;
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
@@ -26,17 +27,17 @@ fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// The unit with this build's binary, in a directory of its own; with the drop-in if asked.
-fn unit(low_ports: bool) -> (tempfile::TempDir, String) {
+/// The unit with this build's binary, in a directory of its own, with these drop-ins.
+fn unit(names: &[&str]) -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(shipped("ferryd.service")).unwrap();
     assert_eq!(text.matches("/usr/bin/ferryd").count(), 1);
     let path = directory.path().join("ferryd.service");
     fs::write(&path, text.replace("/usr/bin/ferryd", env!("CARGO_BIN_EXE_ferryd"))).unwrap();
-    if low_ports {
-        let drop_ins = directory.path().join("ferryd.service.d");
-        fs::create_dir(&drop_ins).unwrap();
-        fs::copy(shipped("ferryd.service.d/low-ports.conf"), drop_ins.join("low-ports.conf")).unwrap();
+    let drop_ins = directory.path().join("ferryd.service.d");
+    fs::create_dir(&drop_ins).unwrap();
+    for name in names {
+        fs::copy(shipped("ferryd.service.d").join(name), drop_ins.join(name)).unwrap();
     }
     let path = path.to_str().unwrap().to_owned();
     (directory, path)
@@ -44,8 +45,8 @@ fn unit(low_ports: bool) -> (tempfile::TempDir, String) {
 
 #[test]
 fn the_unit_verifies_without_a_word() {
-    for low_ports in [false, true] {
-        let (_directory, unit) = unit(low_ports);
+    for drop_ins in [&[][..], &["low-ports.conf"], &["offload.conf"], &["low-ports.conf", "offload.conf"]] {
+        let (_directory, unit) = unit(drop_ins);
         let output = tool("systemd-analyze", &["verify", "--man=no", &unit]);
         assert!(output.status.success(), "{}", words(&output));
         let about_us: Vec<String> =
@@ -56,7 +57,7 @@ fn the_unit_verifies_without_a_word() {
 
 #[test]
 fn a_mistake_in_the_unit_would_be_seen() {
-    let (_directory, unit) = unit(false);
+    let (_directory, unit) = unit(&[]);
     fs::write(&unit, fs::read_to_string(&unit).unwrap().replace("ProtectHome", "ProtectHoome")).unwrap();
     let output = tool("systemd-analyze", &["verify", "--man=no", &unit]);
     assert!(words(&output).contains("ProtectHoome"), "{}", words(&output));
@@ -64,11 +65,15 @@ fn a_mistake_in_the_unit_would_be_seen() {
 
 #[test]
 fn the_unit_is_exposed_to_little() {
-    for (low_ports, tenths) in [(false, EXPOSURE_MAX), (true, EXPOSURE_MAX_LOW_PORTS)] {
-        let (_directory, unit) = unit(low_ports);
+    for (drop_ins, tenths) in [
+        (&[][..], EXPOSURE_MAX),
+        (&["low-ports.conf"], EXPOSURE_MAX_LOW_PORTS),
+        (&["offload.conf"], EXPOSURE_MAX_OFFLOAD),
+    ] {
+        let (_directory, unit) = unit(drop_ins);
         let threshold = format!("--threshold={tenths}");
         let output = tool("systemd-analyze", &["security", "--offline=true", &threshold, "--no-pager", &unit]);
-        assert!(output.status.success(), "low ports {low_ports}: {}", words(&output));
+        assert!(output.status.success(), "{drop_ins:?}: {}", words(&output));
         assert!(words(&output).contains("Overall exposure"), "{}", words(&output));
     }
 }

@@ -121,6 +121,7 @@ impl Lab {
                     self.server.handle_port_closed(address);
                 }
                 Effect::ChannelOpened { .. }
+                | Effect::ChannelExtended { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
                 | Effect::AllocationEnded(_)

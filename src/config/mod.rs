@@ -44,6 +44,7 @@ use section::{Entry, Section};
 
 use crate::control::{self, settings::Drain};
 use crate::observe::logs;
+use crate::offload;
 use crate::worker::settings::{self as worker, ListenerKind};
 
 /// Environment variables by name.
@@ -168,7 +169,7 @@ fn read(
     let own = redirect::Own { addresses: &turn.peers.own_addresses, listeners: &listeners };
     turn.redirect = redirect::read(root.section("redirect", report), &own, report);
     let drain = read_drain(root.section("drain", report), &own, report);
-    let worker = read_data_path(root.section("data-path", report), report);
+    let (worker, offload) = read_data_path(root.section("data-path", report), report);
     let metrics = read_metrics(root.section("metrics", report), report);
     let runtime_directory = systemd_directory(environment, "RUNTIME_DIRECTORY");
     let mut admin = admin::read(root.section("admin", report), runtime_directory, report);
@@ -192,6 +193,7 @@ fn read(
             tls,
             workers,
             worker,
+            offload,
             state_directory,
             log,
             accept,
@@ -212,13 +214,28 @@ fn systemd_directory(environment: &Environment, variable: &str) -> Option<PathBu
     (!first.is_empty()).then(|| PathBuf::from(first))
 }
 
-fn read_data_path(mut section: Section, report: &mut Report) -> worker::Settings {
-    let default = worker::Settings::default();
+fn read_data_path(mut section: Section, report: &mut Report) -> (worker::Settings, offload::Settings) {
+    let (default, default_offload) = (worker::Settings::default(), offload::Settings::default());
     let backend = section.word("backend", &worker::Backend::NAMES, report).map_or(default.backend, |entry| entry.value);
     let delay: Option<Entry<u32>> = section.number("wake-up-delay-max-us", 0..=10_000, report);
+    let mode = section.word("offload", &offload::Mode::NAMES, report).map_or(default_offload.mode, |entry| entry.value);
+    let interfaces = section.texts("offload-interfaces", report, parse_interface);
     section.finish(report);
+    let interfaces = interfaces.into_iter().map(|entry| entry.value).collect();
     let wake_up_delay_max = delay.map_or(default.wake_up_delay_max, |entry| Duration::from_micros(entry.value.into()));
-    worker::Settings { backend, wake_up_delay_max }
+    (worker::Settings { backend, wake_up_delay_max }, offload::Settings { mode, interfaces })
+}
+
+/// Names are not looked up: an interface may come later.
+fn parse_interface(text: &str, at: &At, report: &mut Report) -> Option<String> {
+    // IFNAMSIZ, less the zero byte.
+    if (1..=15).contains(&text.len()) && !text.contains(|character: char| character == '/' || character.is_whitespace())
+    {
+        return Some(text.to_owned());
+    }
+    let remedy = "write names as `ip link` shows them, such as \"eth0\"";
+    report.problem(at.problem(format!("found \"{text}\""), "the name of a network interface", remedy));
+    None
 }
 
 fn read_drain(mut section: Section, own: &redirect::Own<'_>, report: &mut Report) -> Drain {

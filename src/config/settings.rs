@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub use crate::net::certificate::CertificateFiles;
 use crate::observe::logs;
 use crate::worker::settings::{AcceptLimits, Listener};
-use crate::{auth, control, turn, worker};
+use crate::{auth, control, offload, turn, worker};
 
 /// What every room needs, composed from the layers of the configuration.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub struct Settings {
     /// Packet loops; 0 is one per core of the cgroup quota.
     pub workers: usize,
     pub worker: worker::settings::Settings,
+    pub offload: offload::Settings,
     pub state_directory: Option<PathBuf>,
     pub log: logs::Settings,
     pub accept: AcceptLimits,

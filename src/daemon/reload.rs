@@ -88,7 +88,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     keep("extensions.nat-behavior", new.turn.nat_behavior != old.turn.nat_behavior);
     keep("workers", new.workers != old.workers);
     keep("metrics.address", new.metrics != old.metrics);
-    keep("data-path", new.worker != old.worker);
+    keep("data-path", new.worker != old.worker || new.offload != old.offload);
     keep("relay.addresses", new.turn.relay_addresses != old.turn.relay_addresses);
     let ports = |settings: &Settings| (settings.turn.port_min, settings.turn.port_max);
     keep("relay.port-min, relay.port-max", ports(new) != ports(old));
@@ -102,6 +102,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     new.listeners.clone_from(&old.listeners);
     new.metrics = old.metrics;
     (new.workers, new.worker) = (old.workers, old.worker);
+    new.offload.clone_from(&old.offload);
     new.turn.nat_behavior = old.turn.nat_behavior;
     new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
     (new.turn.port_min, new.turn.port_max) = ports(old);

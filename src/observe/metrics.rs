@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::address::Family;
 use crate::net::admission::Admission;
 use crate::net::certificate::CertificateContent;
+use crate::offload::{self, Total};
 use crate::stun::{ErrorCode, Method};
 use crate::turn::{DropReason, Shared};
 use crate::worker::Report;
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub certificates: Vec<(PathBuf, CertificateContent)>,
     /// A drain under way.
     pub drain: Option<DrainProgress>,
+    /// The kernel path, where there is one.
+    pub offload: Option<offload::Report>,
     pub taken_at: SystemTime,
 }
 
@@ -77,12 +80,16 @@ impl Snapshot {
         let restarts = self.sum(|worker| worker.statistics.restarts);
         page.counter("worker_restarts", "Workers that another has taken over from after a failure", restarts)?;
         page.gauge("connections", "Streams that workers serve", self.sum(|worker| worker.connections as u64))?;
-        let directions = [
-            ("to_peer", self.sum(|worker| worker.counters.to_peer)),
-            ("to_client", self.sum(|worker| worker.counters.to_client)),
-            ("to_worker", self.sum(|worker| worker.counters.to_worker)),
+        let kernel = |total| self.offload.as_ref().map_or(0, |report| report.total(total));
+        let packets = [
+            ("to_peer", "sockets", self.sum(|worker| worker.counters.to_peer)),
+            ("to_client", "sockets", self.sum(|worker| worker.counters.to_client)),
+            ("to_worker", "sockets", self.sum(|worker| worker.counters.to_worker)),
+            ("to_peer", "kernel", kernel(Total::ToPeer)),
+            ("to_client", "kernel", kernel(Total::ToClient)),
         ];
-        let series = directions.map(|(direction, count)| ([("direction", direction)], count));
+        let series =
+            packets.map(|(direction, datapath, count)| ([("direction", direction), ("datapath", datapath)], count));
         page.counters(
             "packets",
             "Application data relayed, to_worker being counted by the other worker as well",
@@ -200,6 +207,19 @@ impl Snapshot {
         page.counter("accept_failures", "accept() failed for want of descriptors", read(&counters.accept_failed))
     }
 
+    fn offload(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(report) = &self.offload else { return Ok(()) };
+        let interfaces = report.interfaces.iter();
+        let interfaces =
+            interfaces.map(|(name, method)| ([("interface", name.as_str()), ("method", method.name())], 1));
+        page.gauges("offload_interfaces", "Interfaces whose open channels the kernel carries", interfaces)?;
+        page.gauge("offload_flows", "Open channels that the kernel knows", report.flows as u64)?;
+        let passed = Total::PASSED.map(|(total, reason)| ([("reason", reason)], report.total(total)));
+        page.counters("offload_passed", "Packets of flows left to the sockets, by reason", passed)?;
+        let dropped = Total::DROPPED.map(|(total, reason)| ([("reason", reason)], report.total(total)));
+        page.counters("offload_dropped", "Packets that the kernel path dropped, by reason", dropped)
+    }
+
     fn certificates(&self, page: &mut Page<'_>) -> fmt::Result {
         let label = |file: &Path| [("file", file.display().to_string())];
         let ends = self.certificates.iter().map(|(file, content)| (label(file), unix_seconds(content.not_after)));
@@ -219,6 +239,7 @@ impl Collector for Snapshot {
         self.requests(&mut page)?;
         self.sockets(&mut page)?;
         self.streams(&mut page)?;
+        self.offload(&mut page)?;
         self.certificates(&mut page)
     }
 }

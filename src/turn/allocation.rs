@@ -362,6 +362,27 @@ impl Allocation {
         replaced
     }
 
+    /// What the permission for an address reaches, expired or not.
+    pub(super) fn reach(&self, ip: IpAddr) -> Option<Reach> {
+        Some(self.permissions.get(&ip)?.reach)
+    }
+
+    /// Until when a channel to a peer is open, which may be in the past: the earliest of allocation, permission and
+    /// channel.
+    pub(super) fn open_until(&self, peer: PeerAddr) -> Option<Instant> {
+        let channel = self.channels.get(self.channels_by_peer.get(&peer)?)?.expires_at;
+        let permission = self.permissions.get(&peer.ip())?.expires_at;
+        let relay = self.relays.get(peer.family())?.expires_at;
+        Some(channel.min(permission).min(relay))
+    }
+
+    /// Every bound channel that is permitted, and until when it is open.
+    pub(super) fn channels_until(&self) -> impl Iterator<Item = (ChannelNumber, PeerAddr, Instant)> {
+        self.channels
+            .iter()
+            .filter_map(|(number, channel)| Some((*number, channel.peer, self.open_until(channel.peer)?)))
+    }
+
     /// Takes out the channels that are `gone`; sorted, so that a run can be repeated.
     pub(super) fn unbind(&mut self, gone: impl Fn(&Channel) -> bool) -> Vec<(ChannelNumber, PeerAddr)> {
         self.recent = None;

@@ -1,8 +1,9 @@
 //! What the server asks of its shell, and what becomes of each packet.
 
 use std::ops::Range;
+use std::time::Instant;
 
-use super::ids::{PeerConnectionId, RelayId, Route, WorkerId};
+use super::ids::{AllocationId, PeerConnectionId, RelayId, Route, WorkerId};
 use super::session::SessionId;
 use crate::address::{FiveTuple, PeerAddr, RelayedAddr};
 use crate::stun::channel_data::ChannelNumber;
@@ -73,16 +74,40 @@ pub enum Effect {
     BindPeer { connection: PeerConnectionId, route: Route, client: FiveTuple },
     /// Close a peer's connection, should it be there, and the client's stream that is bound to it.
     ClosePeer { connection: PeerConnectionId },
-    /// A channel is open: bound and permitted. Comes behind the success response.
-    ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
-    /// A channel is not open any more.
+    /// A channel is open, bound and permitted, until then: the earliest of what expires of allocation, permission and
+    /// channel. Comes behind the success response, and again when the channel is refreshed. Where its data goes tells
+    /// [`super::Server::channel_path`].
+    ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant },
+    /// A bound channel is open until then, as its permission or its allocation has been refreshed.
+    ChannelExtended { relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant },
+    /// A channel is not bound any more.
     ChannelClosed { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
     /// An allocation has another 5-tuple from now on (RFC 8016). Its relays and channels are as they were.
-    ClientMoved { from: FiveTuple, to: FiveTuple, route: Route },
+    ClientMoved { allocation: AllocationId, from: FiveTuple, to: FiveTuple, route: Route },
     /// An allocation has ended.
     AllocationEnded(Box<Ended>),
     /// Somebody guesses this user's password: many wrong credentials within a minute. Told seldom, and nobody is locked.
     UserAttacked { username: Box<str> },
+}
+
+/// Where the data of a channel goes, for whoever carries it besides the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelPath {
+    pub client: FiveTuple,
+    pub route: Route,
+    pub relayed: RelayedAddr,
+    pub beyond: Beyond,
+}
+
+/// What is at the address of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// Another host.
+    Network,
+    /// Another allocation of this server: its relayed address, and the address by which it knows this one.
+    Relay { relayed: RelayedAddr, from: PeerAddr },
+    /// Something else on this host.
+    Host,
 }
 
 /// Where the socket of a relayed address comes from.
@@ -107,6 +132,7 @@ pub enum OpenError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub id: SessionId,
+    pub allocation: AllocationId,
     pub username: std::sync::Arc<str>,
     pub client: FiveTuple,
     pub relayed: Vec<std::net::SocketAddr>,

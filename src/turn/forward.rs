@@ -148,8 +148,7 @@ impl Server {
         };
         let own = self.relayed_address(relay).ok_or(DropReason::NoRelay)?;
         // The peer knows this client by the address that it would have seen on the way that was named.
-        let from = if live.advertised { self.shared.ports.public(own) } else { own.socket_addr() };
-        let from = PeerAddr::new(from);
+        let from = self.seen_from_relay(own, live.advertised);
         if live.worker == self.worker {
             self.deliver(now, live.relay, from, payload)
         } else {

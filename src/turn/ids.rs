@@ -13,6 +13,13 @@ pub struct AllocationId {
     pub(super) generation: u32,
 }
 
+impl AllocationId {
+    /// A number for tables.
+    pub fn pack(self) -> u64 {
+        u64::from(self.generation) << SLOT_BITS | u64::from(self.slot)
+    }
+}
+
 /// One of the two relayed addresses that an allocation can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RelayId {
@@ -36,6 +43,11 @@ impl RelayId {
             Family::V6 => 1,
         };
         u64::from(generation) << (SLOT_BITS + 1) | u64::from(slot) << 1 | family
+    }
+
+    /// The allocation that it belongs to.
+    pub fn allocation(self) -> AllocationId {
+        self.allocation
     }
 
     /// The reverse of [`Self::pack`]; bits above [`Self::BITS`] are ignored.

@@ -30,9 +30,9 @@ mod table;
 #[cfg(test)]
 mod testing;
 
-pub use effect::{Effect, Forward, OpenError};
+pub use effect::{Beyond, Effect, Forward, OpenError};
 pub use forward::IcmpError;
-pub use ids::{PeerConnectionId, RelayId, RelayTransport, Route, WorkerId};
+pub use ids::{AllocationId, PeerConnectionId, RelayId, RelayTransport, Route, WorkerId};
 pub use outcome::{Counters, DropReason, Outcome};
 pub use peer_policy::PeerPolicy;
 pub use redirect::{Drain, Redirect};

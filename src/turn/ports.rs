@@ -52,6 +52,8 @@ struct RelayPorts {
 pub(super) struct Live {
     pub(super) worker: WorkerId,
     pub(super) relay: RelayId,
+    /// As it is bound.
+    pub(super) address: RelayedAddr,
     /// It was named by its advertised address.
     pub(super) advertised: bool,
 }
@@ -123,17 +125,16 @@ impl Ports {
 
     /// The live relay of datagrams behind an own address, named as it is bound or as it is advertised.
     pub(super) fn live(&self, peer: PeerAddr) -> Option<Live> {
-        self.find(peer, RelayTransport::Udp).map(|(_, live)| live)
+        self.find(peer, RelayTransport::Udp)
     }
 
     /// The live relay of a TCP allocation behind an own address, named as it is bound or as it is advertised; where it
     /// is bound.
     pub(super) fn live_tcp(&self, peer: PeerAddr) -> Option<PeerAddr> {
-        let (bind, _) = self.find(peer, RelayTransport::Tcp)?;
-        Some(PeerAddr::new(SocketAddr::new(bind, peer.port())))
+        Some(PeerAddr::new(self.find(peer, RelayTransport::Tcp)?.address.socket_addr()))
     }
 
-    fn find(&self, peer: PeerAddr, transport: RelayTransport) -> Option<(IpAddr, Live)> {
+    fn find(&self, peer: PeerAddr, transport: RelayTransport) -> Option<Live> {
         self.relays.iter().find_map(|relay| {
             let advertised = relay.address.advertised == Some(peer.ip());
             if relay.address.bind != peer.ip() && !advertised {
@@ -142,10 +143,8 @@ impl Ports {
             let index = usize::from(peer.port().checked_sub(self.port_min)?);
             let word = relay.words.get(index)?.load(Ordering::Acquire);
             let is_meant = word & LIVE != 0 && (word & TCP != 0) == (transport == RelayTransport::Tcp);
-            is_meant.then(|| {
-                let live = Live { worker: worker_of(word), relay: RelayId::unpack(word), advertised };
-                (relay.address.bind, live)
-            })
+            let address = RelayedAddr::new(SocketAddr::new(relay.address.bind, peer.port()));
+            is_meant.then(|| Live { worker: worker_of(word), relay: RelayId::unpack(word), address, advertised })
         })
     }
 
@@ -269,7 +268,7 @@ mod tests {
         assert_eq!(ports.live(PeerAddr::new(address.socket_addr())), None, "claimed is not live");
         let relay = RelayId::new(5, 9, Family::V4);
         ports.publish(address, RelayTransport::Udp, WorkerId(3), relay);
-        let live = Live { worker: WorkerId(3), relay, advertised: true };
+        let live = Live { worker: WorkerId(3), relay, address, advertised: true };
         assert_eq!(ports.live(peer("198.51.100.7")), Some(live));
         assert_eq!(ports.live(PeerAddr::new(address.socket_addr())), Some(Live { advertised: false, ..live }));
         assert_eq!(ports.public(address), peer("198.51.100.7").socket_addr());

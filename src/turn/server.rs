@@ -10,14 +10,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::allocation::Allocation;
-use super::effect::{Effect, EndReason, Ended, Forward, OpenError};
+use super::effect::{Beyond, ChannelPath, Effect, EndReason, Ended, Forward, OpenError};
 use super::expiry::Expiry;
 use super::guessing::Guessing;
 use super::ids::{AllocationId, RelayId, RelayTransport, Route, WorkerId};
 use super::mobility::Directory;
 use super::outcome::{Counters, DropReason, Outcome};
 use super::peer_connections;
-use super::peer_policy::PeerPolicy;
+use super::peer_policy::{PeerPolicy, Reach};
 use super::ports::Ports;
 use super::quota::Quotas;
 use super::redirect::Drain;
@@ -250,6 +250,34 @@ impl Server {
         Some(self.table.get(relay.allocation)?.relays().get(relay.family)?.address)
     }
 
+    /// Where the data of a channel to a peer goes, while there is an allocation for it.
+    pub fn channel_path(&self, relay: RelayId, peer: PeerAddr) -> Option<ChannelPath> {
+        let allocation = self.table.get(relay.allocation)?;
+        let relayed = allocation.relays().get(relay.family)?.address;
+        let beyond = match allocation.reach(peer.ip())? {
+            Reach::Network => Beyond::Network,
+            Reach::OwnRelays | Reach::OwnHost => self.shared.ports.live(peer).map_or(Beyond::Host, |live| {
+                Beyond::Relay { relayed: live.address, from: self.seen_from_relay(relayed, live.advertised) }
+            }),
+        };
+        Some(ChannelPath { client: allocation.client, route: allocation.route, relayed, beyond })
+    }
+
+    /// How a client on a relay of this server knows a relayed address: by the way that was named, its peer's advertised
+    /// address or the bound one.
+    pub(super) fn seen_from_relay(&self, relayed: RelayedAddr, advertised: bool) -> PeerAddr {
+        PeerAddr::new(if advertised { self.shared.ports.public(relayed) } else { relayed.socket_addr() })
+    }
+
+    /// Tells until when channels are open that a refresh of something else is about.
+    pub(super) fn extend_channels(&mut self, id: AllocationId, concerned: impl Fn(PeerAddr) -> bool) {
+        let Some(allocation) = self.table.get(id) else { return };
+        for (channel, peer, until) in allocation.channels_until().filter(|(_, peer, _)| concerned(*peer)) {
+            let relay = RelayId { allocation: id, family: peer.family() };
+            self.effects.push_back(Effect::ChannelExtended { relay, channel, peer, until });
+        }
+    }
+
     /// Whether a client has an allocation.
     pub fn has_allocation(&self, client: &FiveTuple) -> bool {
         self.table.find(client).is_some()
@@ -371,6 +399,7 @@ impl Server {
         let (peers, peers_more) = allocation.take_peers();
         self.effects.push_back(Effect::AllocationEnded(Box::new(Ended {
             id: self.session_id(id, allocation.started),
+            allocation: id,
             username: Arc::clone(&allocation.credentials.username),
             client: allocation.client,
             relayed: allocation.relays().iter().map(|relay| self.shared.ports.public(relay.address)).collect(),

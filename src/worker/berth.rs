@@ -18,6 +18,7 @@ use super::settings::Settings;
 use crate::net::datagrams::{Datagrams, Role};
 use crate::net::poll::Interest;
 use crate::net::steering::{Queue, Queues};
+use crate::offload::Offload;
 use crate::turn::{Policy, Server, Shared, WorkerId};
 
 #[cfg(not(panic = "unwind"))]
@@ -37,6 +38,8 @@ pub struct Berth {
     pub settings: Settings,
     pub shared: Arc<Shared>,
     pub held: HeldSockets,
+    /// The kernel path; `None` is sockets alone.
+    pub offload: Option<Offload>,
     /// This worker's sockets of every UDP listener's group. They stay open here while workers come and go, so that the
     /// kernel goes on spreading clients as it did.
     pub listeners: Vec<Queues>,

@@ -37,7 +37,7 @@ impl<D: Datagrams> Worker<D> {
                     let result = self.open_relay(relay, address, source, hold_next);
                     self.server.handle_relay_opened(now, relay, result);
                 }
-                Effect::CloseRelay { relay, address } => self.close_relay(relay, address),
+                Effect::CloseRelay { relay, address } => self.relay_ended(relay, address),
                 Effect::CloseHeld { address } => {
                     drop(self.held.take(address));
                     self.server.handle_port_closed(address);
@@ -55,11 +55,16 @@ impl<D: Datagrams> Worker<D> {
                 }
                 Effect::BindPeer { connection, route, client } => self.bind_peer(connection, route, &client),
                 Effect::ClosePeer { connection } => self.close_peer(connection),
-                Effect::ChannelOpened { .. } | Effect::ChannelClosed { .. } => {}
-                Effect::ClientMoved { from, to, .. } => {
+                Effect::ChannelOpened { relay, channel, peer, until }
+                | Effect::ChannelExtended { relay, channel, peer, until } => {
+                    self.channel_open(relay, channel, peer, until);
+                }
+                Effect::ChannelClosed { relay, channel, .. } => self.channel_closed(relay, channel),
+                Effect::ClientMoved { allocation, from, to, .. } => {
+                    self.client_moved(allocation);
                     debug!(from = %from.client, to = %to.client, transport = to.transport.name(), "client moved");
                 }
-                Effect::AllocationEnded(ended) => record(&ended),
+                Effect::AllocationEnded(ended) => self.allocation_ended(ended),
                 Effect::UserAttacked { username } => {
                     warn!(
                         ?username,
@@ -131,7 +136,7 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
-    fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {
+    pub(super) fn close_relay(&mut self, relay: RelayId, address: RelayedAddr) {
         let Some(key) = self.relay_socket(relay) else {
             self.server.handle_port_closed(address);
             return;
@@ -143,7 +148,7 @@ impl<D: Datagrams> Worker<D> {
 }
 
 /// The session record: one line when an allocation ends.
-fn record(ended: &Ended) {
+pub(super) fn record(ended: &Ended) {
     let traffic = ended.traffic;
     info!(
         target: "ferryd::session",

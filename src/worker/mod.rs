@@ -11,6 +11,7 @@ mod deadlines;
 mod effects;
 mod handle;
 mod held;
+mod kernel_path;
 pub mod neighbours;
 mod pace;
 mod packet_loop;

@@ -13,6 +13,7 @@ use super::connections::Connections;
 use super::deadlines::Deadlines;
 use super::handle::{Command, Report, WakeOnce};
 use super::held::HeldSockets;
+use super::kernel_path::KernelPath;
 use super::neighbours::Neighbours;
 use super::pace::Pace;
 use super::peers::Peers;
@@ -74,6 +75,7 @@ pub struct Worker<D> {
     pub(super) deadlines: Deadlines,
     pub(super) neighbours: Neighbours,
     pub(super) held: HeldSockets,
+    pub(super) kernel_path: KernelPath,
     pub(super) statistics: Statistics,
     /// Streams that may hold more than was read, and whether they are hanging up.
     pub(super) unfinished: VecDeque<(ConnectionId, bool)>,
@@ -127,6 +129,7 @@ impl<D: Datagrams> Worker<D> {
             deadlines: Deadlines::default(),
             neighbours: legacy.neighbours,
             held: berth.held.clone(),
+            kernel_path: KernelPath::new(berth.offload.clone(), &legacy.wake),
             statistics: Statistics::default(),
             unfinished: VecDeque::new(),
             more_from_neighbours: false,
@@ -166,6 +169,7 @@ impl<D: Datagrams> Worker<D> {
             self.read_on(now);
             self.accept_on(now);
             self.handle_neighbours(now);
+            self.handle_ended_flows();
             if self.server.poll_timeout().is_some_and(|timeout| timeout <= now.instant) {
                 self.server.handle_timeout(now);
                 self.carry_out_effects(now);
@@ -293,6 +297,7 @@ impl<D: Datagrams> Worker<D> {
                 Command::Stop => {
                     self.server.handle_stop();
                     self.carry_out_effects(now);
+                    self.await_ended_flows();
                     return Turn::Stop;
                 }
             }
@@ -322,6 +327,7 @@ impl<D: Datagrams> Worker<D> {
         self.carry_out_effects(now);
         self.server.handle_failure();
         self.carry_out_effects(now);
+        self.await_ended_flows();
     }
 
     /// Takes the worker apart into what goes on and what is to be dropped.

@@ -43,7 +43,7 @@ fn the_page_counts_what_a_client_has_done() {
     let page = get(metrics, "/metrics");
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("openmetrics-text"), "{page}");
     assert_eq!(value(&page, "ferryd_allocations"), 1.0);
-    assert_eq!(value(&page, "ferryd_packets_total{direction=\"to_peer\"}"), 3.0);
+    assert_eq!(value(&page, "ferryd_packets_total{direction=\"to_peer\",datapath=\"sockets\"}"), 3.0);
     assert_eq!(value(&page, "ferryd_requests_total{method=\"allocate\",result=\"success\"}"), 1.0);
     assert!(value(&page, "ferryd_requests_total{method=\"allocate\",result=\"401\"}") >= 3.0);
     assert_eq!(value(&page, "ferryd_relay_ports_used{family=\"ipv4\"}"), 1.0);

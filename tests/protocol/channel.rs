@@ -22,6 +22,7 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
         | Effect::ConnectPeer { .. }
         | Effect::BindPeer { .. }
         | Effect::ClosePeer { .. }
+        | Effect::ChannelExtended { .. }
         | Effect::ClientMoved { .. }
         | Effect::AllocationEnded(_)
         | Effect::UserAttacked { .. } => None,

@@ -8,6 +8,7 @@ mod authentication;
 mod binding;
 mod browsers;
 mod channel;
+mod channel_paths;
 mod classic;
 mod credentials;
 mod data;

@@ -230,7 +230,7 @@ impl Server {
         if !was_away {
             self.discard_client(&from, id);
         }
-        self.effects.push_back(Effect::ClientMoved { from, to: client, route });
+        self.effects.push_back(Effect::ClientMoved { allocation: id, from, to: client, route });
     }
 
     /// A connection has closed: the allocation goes on with the other 5-tuple, or waits for its client's ticket until

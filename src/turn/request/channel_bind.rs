@@ -36,13 +36,18 @@ impl Server {
         let relay = RelayId { allocation: id, family: peer.family() };
         let replaced = allocation.bind(channel, peer, now);
         allocation.permit(permitted, now);
+        let until = allocation.open_until(peer);
         for (channel, peer) in replaced {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
         }
         self.rearm(id);
         self.succeed(&request.envelope, |_| {});
-        self.effects.push_back(Effect::ChannelOpened { relay, channel, peer });
+        if let Some(until) = until {
+            self.effects.push_back(Effect::ChannelOpened { relay, channel, peer, until });
+        }
+        // The permission is for the peer's other ports as well.
+        self.extend_channels(id, |other| other.ip() == peer.ip() && other != peer);
         Ok(())
     }
 

@@ -28,6 +28,7 @@ impl Server {
         }
         self.rearm(id);
         self.succeed(&request.envelope, |_| {});
+        self.extend_channels(id, |peer| peers.contains(&peer.ip()));
         Ok(())
     }
 }

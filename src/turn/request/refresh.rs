@@ -49,6 +49,7 @@ impl Server {
                 }
             }
             self.rearm(id);
+            self.extend_channels(id, |peer| families.contains(&Some(peer.family())));
         }
         if moves {
             self.announce(id, (envelope.client, envelope.route), envelope.transaction, lifetime, now);

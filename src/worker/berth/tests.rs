@@ -181,7 +181,7 @@ impl Crew {
             crew.addresses.push(many[0].local_addr().unwrap());
             let listeners = vec![Queues { many, few: None, rest: None }];
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&crew.shared), held.clone());
-            let berth = Berth { id, settings: Settings::default(), shared, held, listeners };
+            let berth = Berth { id, settings: Settings::default(), shared, held, offload: None, listeners };
             let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
             let switch = Arc::new(Switch(AtomicU8::new(Fault::Nowhere as u8)));
             crew.switches.push(Arc::clone(&switch));

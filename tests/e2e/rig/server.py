@@ -13,6 +13,7 @@ from .process import Program, run_in, wait_until
 from .requirements import REPOSITORY, RequirementError
 
 STUN_PORT, TLS_PORT, HTTPS_PORT = 3478, 5349, 443
+METRICS = "127.0.0.1:9641"
 READY_SECONDS = 30
 
 
@@ -27,6 +28,8 @@ class Server(abc.ABC):
         self.log = directory / "server.log"
         self.log_bytes_read = 0
         self.program: Program | None = None
+        # What carries open channels, for a server that has a choice.
+        self.offload = "off"
 
     @classmethod
     def require_installed(cls) -> None:
@@ -120,12 +123,24 @@ password = "{ALICE.password}"
 allow = ["203.0.113.0/24", "198.51.100.0/24", "10.0.0.0/8", "2001:db8::/32"]
 [extensions]
 tcp-allocations = true
+[metrics]
+address = "{METRICS}"
+[data-path]
+offload = "{self.offload}"
 [compatibility]
 # turnutils_uclient binds channels up to 0x7FFF.
 channels-above-4fff = true
 """)
         # ferryd takes every FERRYD_ variable for a setting.
         return ["env", "-u", "FERRYD_BIN", str(self.binary), "--config", str(config)]
+
+
+    def metrics(self) -> dict[str, float]:
+        """Every series of the metrics page, by its name with its labels."""
+        fetch = f"import urllib.request; print(urllib.request.urlopen('http://{METRICS}/metrics', timeout=5).read().decode())"
+        page = run_in(SERVER, [sys.executable, "-c", fetch])
+        lines = [line.rsplit(" ", 1) for line in page.splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
 
 
 class Coturn(Server):

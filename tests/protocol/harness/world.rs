@@ -408,6 +408,7 @@ impl World {
                 | Effect::BindPeer { .. }
                 | Effect::ClosePeer { .. }
                 | Effect::ChannelOpened { .. }
+                | Effect::ChannelExtended { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
                 | Effect::AllocationEnded(_)
@@ -469,6 +470,7 @@ impl World {
                 self.connections.remove(&connection);
             }
             event @ (Effect::ChannelOpened { .. }
+            | Effect::ChannelExtended { .. }
             | Effect::ChannelClosed { .. }
             | Effect::ClientMoved { .. }
             | Effect::AllocationEnded(_)

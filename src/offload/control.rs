@@ -1,0 +1,346 @@
+//! The one thread that writes the maps, and what other threads see of it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error};
+
+use super::attach::{Attachments, Method};
+use super::flow::{Flow, FlowRecord, Traffic};
+use super::programs::{LoadError, Programs, States, TC, XDP};
+use super::settings::{Mode, Settings};
+use super::ways::{Destination, Direction, INTERVAL, Ways};
+
+/// The programs' clock counts ticks of at least 100 Hz. A deadline that is early by two of them is never late.
+const MARGIN: Duration = Duration::from_millis(20);
+/// How long a grace period is waited for where the kernel cannot tell of its end; no program runs for a millisecond.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Why the kernel carries nothing.
+#[derive(Debug)]
+pub enum StartError {
+    Load(LoadError),
+    Host(io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Load(error) => write!(f, "{error}"),
+            Self::Host(error) => write!(f, "cannot follow routes and interfaces: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What a thread is told when a flow has ended.
+pub type Notify = Arc<dyn Fn(u64, Traffic) + Send + Sync>;
+
+/// A flow that the kernel may carry; given back by [`Offload::close`].
+#[derive(Debug)]
+pub struct FlowId(u32);
+
+/// The kernel path, for every thread that has flows for it. It ends when the last of these is gone.
+#[derive(Clone)]
+pub struct Offload {
+    requests: Sender<Request>,
+    free: Arc<Mutex<Vec<u32>>>,
+    states: Arc<States>,
+    clock: Clock,
+}
+
+/// How the kernel path is.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Interfaces with a program, by name.
+    pub interfaces: Vec<(String, Method)>,
+    /// Flows that the programs know.
+    pub flows: usize,
+    totals: [u64; Total::COUNT],
+}
+
+impl Report {
+    /// How often this has become of a packet.
+    pub fn total(&self, total: Total) -> u64 {
+        self.totals[total as usize]
+    }
+}
+
+/// What became of packets of flows: `enum total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Total {
+    ToPeer,
+    ToClient,
+    Expired,
+    Length,
+    Checksum,
+    NoWay,
+    TooLong,
+    NoRoom,
+    HopLimit,
+    Failed,
+}
+
+impl Total {
+    const COUNT: usize = Self::Failed as usize + 1;
+
+    /// What is left to the sockets, with its names in metrics: the flow's time is over; ChannelData does not fill its
+    /// datagram; a checksum is missing or unfinished; there is no route or no neighbour; the way's MTU is too small; the
+    /// buffer has no room.
+    pub const PASSED: [(Self, &'static str); 6] = [
+        (Self::Expired, "expired"),
+        (Self::Length, "length"),
+        (Self::Checksum, "checksum"),
+        (Self::NoWay, "no_way"),
+        (Self::TooLong, "too_long"),
+        (Self::NoRoom, "no_room"),
+    ];
+
+    /// What nobody gets: it has come too far, or its buffer failed half way.
+    pub const DROPPED: [(Self, &'static str); 2] = [(Self::HopLimit, "hop_limit"), (Self::Failed, "failed")];
+}
+
+enum Request {
+    Open { index: u32, flow: Box<Flow> },
+    Close { index: u32, tag: u64, notify: Notify },
+    Report(SyncSender<Report>),
+}
+
+impl Offload {
+    /// Loads the programs, puts them on the interfaces with these addresses, and starts the thread that follows what
+    /// changes. An unspecified address stands for all of its family.
+    pub fn start(settings: &Settings, addresses: &[IpAddr]) -> Result<Self, StartError> {
+        let kinds: &[&'static str] = match settings.mode {
+            Mode::Xdp => &[TC, XDP],
+            Mode::Off | Mode::Auto | Mode::Tc => &[TC],
+        };
+        let programs = Programs::load(kinds).map_err(StartError::Load)?;
+        let ways = Ways::new(programs.ways_max()).map_err(StartError::Host)?;
+        let states = Arc::clone(&programs.states);
+        let (sender, requests) = channel();
+        let free = Arc::new(Mutex::new((0..states.len()).rev().collect()));
+        let offload =
+            Self { requests: sender, free: Arc::clone(&free), states, clock: Clock::new().map_err(StartError::Host)? };
+        let mut control = Control {
+            programs,
+            ways,
+            attachments: Attachments::new(settings, addresses),
+            requests,
+            free,
+            flows: HashMap::new(),
+            closing: Vec::new(),
+        };
+        control.attach().map_err(StartError::Host)?;
+        std::thread::Builder::new()
+            .name("offload".to_owned())
+            .spawn(move || control.run())
+            .map_err(StartError::Host)?;
+        Ok(offload)
+    }
+
+    /// Has the kernel carry a flow from now on, until then; `None` when it has no room for one more.
+    pub fn open(&self, flow: &Flow, until: Instant) -> Option<FlowId> {
+        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        let id = FlowId(index);
+        self.extend(&id, until);
+        // Should the thread be gone, nothing leads to the flow.
+        let _ = self.requests.send(Request::Open { index, flow: Box::new(*flow) });
+        Some(id)
+    }
+
+    /// Has the kernel carry a flow until then, which may be earlier than before.
+    pub fn extend(&self, id: &FlowId, until: Instant) {
+        self.states.set_deadline(id.0, self.clock.nanos(until));
+    }
+
+    /// Ends a flow at once. When no packet is on its way any more, `notify` is called with the tag and what the flow has
+    /// carried.
+    pub fn close(&self, id: FlowId, tag: u64, notify: &Notify) {
+        self.states.set_deadline(id.0, 0);
+        let request = Request::Close { index: id.0, tag, notify: Arc::clone(notify) };
+        if self.requests.send(request).is_err() {
+            notify(tag, Traffic::default());
+        }
+    }
+
+    /// How it is; `None` when the thread does not answer in time.
+    pub fn report(&self, patience: Duration) -> Option<Report> {
+        let (to, from) = std::sync::mpsc::sync_channel(1);
+        self.requests.send(Request::Report(to)).ok()?;
+        from.recv_timeout(patience).ok()
+    }
+}
+
+impl std::fmt::Debug for Offload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Offload").finish_non_exhaustive()
+    }
+}
+
+/// Instants in the programs' clock, which is CLOCK_MONOTONIC, as `Instant`'s is.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    instant: Instant,
+    nanos: u64,
+}
+
+impl Clock {
+    fn new() -> io::Result<Self> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` outlives the call and has the layout that it fills.
+        if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Read in this order, so that no deadline is late.
+        let instant = Instant::now();
+        Ok(Self { instant, nanos: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 })
+    }
+
+    /// The deadline for a flow that is open until then.
+    fn nanos(&self, until: Instant) -> u64 {
+        let after = until.checked_duration_since(self.instant + MARGIN).unwrap_or_default();
+        self.nanos.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// What the thread has.
+struct Control {
+    programs: Programs,
+    ways: Ways,
+    attachments: Attachments,
+    requests: Receiver<Request>,
+    free: Arc<Mutex<Vec<u32>>>,
+    flows: HashMap<u32, Carried>,
+    /// Flows that nothing leads to any more.
+    closing: Vec<(u32, u64, Notify)>,
+}
+
+/// A flow in the maps.
+struct Carried {
+    record: FlowRecord,
+    destinations: [Option<(Destination, Direction)>; 2],
+}
+
+impl Control {
+    fn run(mut self) {
+        let mut follow_at = Instant::now() + INTERVAL;
+        loop {
+            let patience = follow_at.saturating_duration_since(Instant::now());
+            match self.requests.recv_timeout(patience) {
+                Ok(request) => {
+                    self.handle(request);
+                    while let Ok(request) = self.requests.try_recv() {
+                        self.handle(request);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = Instant::now();
+            if now >= follow_at {
+                follow_at = now + INTERVAL;
+                if self.ways.follow(&mut self.programs, now)
+                    && let Err(error) = self.attach()
+                {
+                    error!(%error, "the interfaces cannot be listed");
+                }
+            }
+            if !self.closing.is_empty() || self.ways.has_retired() {
+                wait_for_readers();
+                self.settle();
+            }
+        }
+    }
+
+    fn attach(&mut self) -> io::Result<()> {
+        let own = self.ways.addresses()?;
+        self.attachments.follow(&mut self.programs, self.ways.links(), &own);
+        self.ways.use_neighbours(self.attachments.uses_xdp());
+        Ok(())
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Open { index, flow } => self.open(index, &flow),
+            Request::Close { index, tag, notify } => {
+                if let Some(carried) = self.flows.remove(&index) {
+                    self.programs.remove(index, &carried.record);
+                    for (destination, direction) in carried.destinations.into_iter().flatten() {
+                        self.ways.release(destination, (index, direction));
+                    }
+                }
+                self.closing.push((index, tag, notify));
+            }
+            Request::Report(to) => {
+                let totals = std::array::from_fn(|total| self.programs.total(total as u32));
+                let report = Report { interfaces: self.attachments.list(), flows: self.flows.len(), totals };
+                // Whoever asked may have given up.
+                let _ = to.try_send(report);
+            }
+        }
+    }
+
+    fn open(&mut self, index: u32, flow: &Flow) {
+        let Some(record) = FlowRecord::new(flow) else { return };
+        let destination = |from, to, direction| Some((Destination { from, to }, direction));
+        let to_client = destination(flow.server.ip(), flow.client.ip(), Direction::ToClient);
+        let to_peer = match flow.hop {
+            None => destination(flow.relayed.ip(), flow.peer.ip(), Direction::ToPeer),
+            Some(_) => None,
+        };
+        let destinations = [to_client, to_peer];
+        for direction in [Direction::ToPeer, Direction::ToClient] {
+            self.programs.states.set_way(index, direction, 0);
+        }
+        for (destination, direction) in destinations.into_iter().flatten() {
+            let way = self.ways.acquire(&mut self.programs, destination, (index, direction));
+            self.programs.states.set_way(index, direction, way);
+        }
+        if let Err(error) = self.programs.insert(index, &record) {
+            debug!(%error, "a flow is not in the maps: sockets serve it");
+            for (destination, direction) in destinations.into_iter().flatten() {
+                self.ways.release(destination, (index, direction));
+            }
+            return;
+        }
+        self.flows.insert(index, Carried { record, destinations });
+    }
+
+    /// A grace period is over: what was closed before has no reader.
+    fn settle(&mut self) {
+        self.ways.settle();
+        for (index, tag, notify) in std::mem::take(&mut self.closing) {
+            let traffic = self.programs.traffic(index);
+            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+            notify(tag, traffic);
+        }
+    }
+}
+
+/// Returns when every program that runs now has ended.
+fn wait_for_readers() {
+    // SAFETY: touches no memory of this process.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // With processors that are never interrupted the kernel refuses to wait for them.
+        std::thread::sleep(GRACE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_early_by_the_margin_and_never_before_the_start() {
+        let clock = Clock::new().unwrap();
+        let then = clock.instant + Duration::from_secs(300);
+        assert_eq!(clock.nanos(then), clock.nanos + 300_000_000_000 - 20_000_000);
+        assert_eq!(clock.nanos(clock.instant), clock.nanos);
+    }
+}

@@ -1,0 +1,478 @@
+//! The programs against packets (BPF_PROG_TEST_RUN): what they send is compared with what the sockets would have, byte
+//! for byte but for the identification.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aya::TestRun as _;
+use aya::programs::TestRunOptions;
+
+use super::flow::{Flow, FlowRecord, Hop, Way};
+use super::programs::{Programs, TC, XDP};
+use super::test_packets::{Packet, canonical};
+use super::ways::Direction;
+use crate::address::{ClientAddr, PeerAddr, RelayedAddr, ServerAddr};
+
+const TC_NEXT: u32 = u32::MAX;
+const TC_DROP: u32 = 2;
+const TC_REDIRECT: u32 = 7;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fate {
+    /// To the sockets, as it came.
+    Passed,
+    Dropped,
+    Sent(Vec<u8>),
+}
+
+/// Both programs over the same maps.
+struct Bench {
+    programs: Programs,
+}
+
+const CHANNEL: u16 = 0x4001;
+const FOREVER: u64 = u64::MAX;
+/// The interface that test runs come in by is loopback.
+const WAY: Way = Way { ifindex: 1, mtu: 1500, to: [2, 0, 0, 0, 0, 9], from: [2, 0, 0, 0, 0, 8] };
+
+impl Bench {
+    fn new() -> Option<Self> {
+        let mut programs = match Programs::load(&[TC, XDP]) {
+            Ok(programs) => programs,
+            Err(error) => {
+                // Without the privilege nothing can be proved here; CI has it.
+                assert!(!is_root(), "root, and yet: {error}");
+                eprintln!("NOT TESTED, the kernel path needs CAP_BPF and CAP_NET_ADMIN: {error}");
+                return None;
+            }
+        };
+        programs.set_way(1, &WAY).unwrap();
+        programs.set_way(2, &Way { mtu: 600, ..WAY }).unwrap();
+        programs.set_way(3, &Way { ifindex: 7, ..WAY }).unwrap();
+        Some(Self { programs })
+    }
+
+    fn with(flows: &[Flow]) -> Option<Self> {
+        let mut bench = Self::new()?;
+        for (index, flow) in flows.iter().enumerate() {
+            bench.programs.insert(index as u32, &FlowRecord::new(flow).unwrap()).unwrap();
+            bench.programs.states.set_deadline(index as u32, FOREVER);
+            bench.set_ways(index as u32, 1, 1);
+        }
+        Some(bench)
+    }
+
+    fn set_ways(&self, index: u32, to_peer: u32, to_client: u32) {
+        self.programs.states.set_way(index, Direction::ToPeer, to_peer);
+        self.programs.states.set_way(index, Direction::ToClient, to_client);
+    }
+
+    fn tc(&mut self, frame: &[u8]) -> Fate {
+        let mut out = vec![0; 4096];
+        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let result = self.programs.tc().unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        fate(result.return_value, [TC_NEXT, TC_DROP, TC_REDIRECT, TC_REDIRECT], frame, out)
+    }
+
+    fn xdp(&mut self, frame: &[u8]) -> Fate {
+        let mut out = vec![0; 4096];
+        // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let mut context = [0_u8; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&1_u32.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let result = self.programs.xdp().unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        fate(result.return_value, [XDP_PASS, XDP_DROP, XDP_TX, XDP_REDIRECT], frame, out)
+    }
+
+    /// Asserts that both programs make the same of a packet.
+    fn expect(&mut self, packet: &Packet, expected: &Expected) {
+        let frame = packet.frame();
+        assert_eq!(tidy(self.tc(&frame), false), expected.fate(), "tc, {packet:?}");
+        assert_eq!(tidy(self.xdp(&frame), true), expected.fate(), "XDP, {packet:?}");
+    }
+}
+
+fn is_root() -> bool {
+    // SAFETY: always succeeds and touches no memory.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn fate(value: u32, [pass, drop, send, redirect]: [u32; 4], before: &[u8], after: Vec<u8>) -> Fate {
+    if value == pass {
+        assert_eq!(before, after, "what is passed on is untouched");
+        Fate::Passed
+    } else if value == drop {
+        Fate::Dropped
+    } else {
+        assert!(value == send || value == redirect, "verdict {value}");
+        Fate::Sent(after)
+    }
+}
+
+/// Checks the Ethernet header of what is sent, and takes away what may differ from one packet to the next.
+fn tidy(fate: Fate, is_xdp: bool) -> Fate {
+    let Fate::Sent(mut frame) = fate else { return fate };
+    if is_xdp {
+        assert_eq!((&frame[..6], &frame[6..12]), (&WAY.to[..], &WAY.from[..]));
+    } else {
+        // The kernel makes it, from what it resolves.
+        let proto = if frame[14] >> 4 == 6 { [0x86, 0xdd] } else { [0x08, 0x00] };
+        frame[12..14].copy_from_slice(&proto);
+    }
+    Fate::Sent(canonical(&frame))
+}
+
+/// What is expected to come out.
+enum Expected {
+    Passed,
+    Dropped,
+    Packet(Packet),
+}
+
+impl Expected {
+    fn fate(&self) -> Fate {
+        match self {
+            Self::Passed => Fate::Passed,
+            Self::Dropped => Fate::Dropped,
+            Self::Packet(packet) => Fate::Sent(canonical(&packet.frame())),
+        }
+    }
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn flow(client: &str, server: &str, relayed: &str, peer: &str) -> Flow {
+    Flow {
+        client: ClientAddr::new(at(client)),
+        server: ServerAddr::new(at(server)),
+        channel: CHANNEL,
+        relayed: RelayedAddr::new(at(relayed)),
+        peer: PeerAddr::new(at(peer)),
+        hop: None,
+    }
+}
+
+const CLIENT4: &str = "198.51.100.7:40000";
+const SERVER4: &str = "203.0.113.4:3478";
+const RELAYED4: &str = "203.0.113.4:50000";
+const PEER4: &str = "192.0.2.99:6000";
+const CLIENT6: &str = "[2001:db8:7::1]:40000";
+const SERVER6: &str = "[2001:db8:4::1]:3478";
+const RELAYED6: &str = "[2001:db8:4::1]:50000";
+const PEER6: &str = "[2001:db8:9::1]:6000";
+
+/// Every pair of families.
+fn flows() -> [Flow; 4] {
+    [
+        flow(CLIENT4, SERVER4, RELAYED4, PEER4),
+        flow(CLIENT6, SERVER6, RELAYED6, PEER6),
+        flow(CLIENT4, SERVER4, RELAYED6, PEER6),
+        flow(CLIENT6, SERVER6, RELAYED4, PEER4),
+    ]
+}
+
+fn channel_data(channel: u16, data: &[u8]) -> Vec<u8> {
+    [&channel.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
+}
+
+/// ChannelData of the flow's client.
+fn from_client(flow: &Flow, data: &[u8]) -> Packet {
+    Packet::new(flow.client.socket_addr(), flow.server.socket_addr(), &channel_data(flow.channel, data))
+}
+
+/// The same, as it has to reach the peer.
+fn at_peer(flow: &Flow, data: &[u8]) -> Packet {
+    let packet = Packet::new(flow.relayed.socket_addr(), flow.peer.socket_addr(), data);
+    Packet { ttl: packet.ttl - 1, ..packet }
+}
+
+fn from_peer(flow: &Flow, data: &[u8]) -> Packet {
+    Packet::new(flow.peer.socket_addr(), flow.relayed.socket_addr(), data)
+}
+
+fn at_client(flow: &Flow, data: &[u8]) -> Packet {
+    let packet = Packet::new(flow.server.socket_addr(), flow.client.socket_addr(), &channel_data(flow.channel, data));
+    Packet { ttl: packet.ttl - 1, ..packet }
+}
+
+#[test]
+fn data_of_a_channel_reaches_the_peer_and_the_client() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        for len in [0, 1, 2, 3, 4, 5, 20, 160, 161, 1200, 1400] {
+            let data: Vec<u8> = (0..len).map(|byte| (byte * 7) as u8).collect();
+            bench.expect(&from_client(&flow, &data), &Expected::Packet(at_peer(&flow, &data)));
+            bench.expect(&from_peer(&flow, &data), &Expected::Packet(at_client(&flow, &data)));
+        }
+        let traffic = bench.programs.traffic(0);
+        assert_eq!((traffic.packets_to_peer, traffic.packets_to_client), (22, 22));
+        let bytes = 2 * (1 + 2 + 3 + 4 + 5 + 20 + 160 + 161 + 1200 + 1400);
+        assert_eq!((traffic.bytes_to_peer, traffic.bytes_to_client), (bytes, bytes));
+    }
+}
+
+/// RFC 8656 section 14: "Set the outgoing value to the incoming value"; DF as the sockets have it.
+#[test]
+fn dscp_and_ecn_stay_and_df_goes() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        for tos in [0x00, 0xb8, 0xb9, 0x03, 0xff] {
+            for dont_fragment in [false, true] {
+                let sent = Packet { tos, dont_fragment, ..from_client(&flow, b"data") };
+                bench.expect(&sent, &Expected::Packet(Packet { tos, ..at_peer(&flow, b"data") }));
+                let sent = Packet { tos, dont_fragment, ..from_peer(&flow, b"data") };
+                bench.expect(&sent, &Expected::Packet(Packet { tos, ..at_client(&flow, b"data") }));
+            }
+        }
+    }
+}
+
+/// RFC 8656 section 13: a router's work.
+#[test]
+fn the_hop_limit_is_counted_down_and_ends() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        for ttl in [255, 64, 2] {
+            let sent = Packet { ttl, ..from_client(&flow, b"data") };
+            bench.expect(&sent, &Expected::Packet(Packet { ttl: ttl - 1, ..at_peer(&flow, b"data") }));
+        }
+        for ttl in [1, 0] {
+            bench.expect(&Packet { ttl, ..from_client(&flow, b"data") }, &Expected::Dropped);
+            bench.expect(&Packet { ttl, ..from_peer(&flow, b"data") }, &Expected::Dropped);
+        }
+    }
+}
+
+#[test]
+fn a_sum_of_zero_stays_none_where_the_family_allows_it() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        let is_v4 = flow.client.socket_addr().is_ipv4() && flow.peer.socket_addr().is_ipv4();
+        let to_peer = Packet { no_checksum: true, ..at_peer(&flow, b"data") };
+        let expected = if is_v4 { Expected::Packet(to_peer) } else { Expected::Passed };
+        bench.expect(&Packet { no_checksum: true, ..from_client(&flow, b"data") }, &expected);
+        let to_client = Packet { no_checksum: true, ..at_client(&flow, b"data") };
+        let expected = if is_v4 { Expected::Packet(to_client) } else { Expected::Passed };
+        bench.expect(&Packet { no_checksum: true, ..from_peer(&flow, b"data") }, &expected);
+    }
+}
+
+/// A checksum of which nothing but the pseudo header's part is there yet looks like one in 65,536 that is complete. tc
+/// cannot tell them apart and is right for both; XDP leaves it to the sockets.
+#[test]
+fn a_checksum_that_looks_unfinished_is_carried_rightly() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        for data in [&b"some application data!"[..], b"odd", b"", &[7; 1300]] {
+            for (sent, expected) in
+                [(from_client(&flow, data), at_peer(&flow, data)), (from_peer(&flow, data), at_client(&flow, data))]
+            {
+                let Some((sent, adjusted)) = sent.with_pseudo_checksum() else { continue };
+                let expected = expected.with_payload_end(&adjusted);
+                let frame = sent.frame();
+                assert_eq!(tidy(bench.tc(&frame), false), Fate::Sent(canonical(&expected.frame())), "{sent:?}");
+                assert_eq!(bench.xdp(&frame), Fate::Passed);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_unknown_or_unusual_is_passed_on_untouched() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        let sent = from_client(&flow, b"data");
+        let reply = from_peer(&flow, b"data");
+        bench.expect(&sent, &Expected::Packet(at_peer(&flow, b"data")));
+        let other_port = |address: SocketAddr| SocketAddr::new(address.ip(), address.port() + 1);
+        let mut passed = vec![
+            Packet { from: other_port(sent.from), ..sent.clone() },
+            Packet { to: other_port(sent.to), ..sent.clone() },
+            Packet { from: other_port(reply.from), ..reply.clone() },
+            Packet { to: other_port(reply.to), ..reply.clone() },
+            // Another channel, one that RFC 8656 does not know, STUN, and nothing at all.
+            Packet { payload: channel_data(CHANNEL + 1, b"data"), ..sent.clone() },
+            Packet { payload: channel_data(0x8000, b"data"), ..sent.clone() },
+            Packet { payload: channel_data(0x0016, b"data"), ..sent.clone() },
+            Packet { payload: channel_data(0x0000, b"data"), ..sent.clone() },
+            Packet { payload: channel_data(0x0001, b"data"), ..sent.clone() },
+            Packet { payload: Vec::new(), ..sent.clone() },
+            Packet { payload: CHANNEL.to_be_bytes().to_vec(), ..sent.clone() },
+        ];
+        // A length that is not the datagram's: padded, and cut.
+        passed.push(Packet { payload: [&sent.payload[..], &[0; 3]].concat(), ..sent.clone() });
+        passed.push(Packet { payload: sent.payload[..6].to_vec(), ..sent.clone() });
+        for packet in [sent, reply] {
+            passed.push(Packet { is_tcp: true, ..packet.clone() });
+            passed.push(Packet { more_fragments: true, ..packet.clone() });
+            passed.push(Packet { fragment_offset: 8, ..packet.clone() });
+            passed.push(Packet { options: true, ..packet.clone() });
+            passed.push(Packet { vlan: true, ..packet.clone() });
+            passed.push(Packet { bad_header_checksum: true, ..packet.clone() });
+            passed.push(Packet { trailer: 3, ..packet.clone() });
+            passed.push(Packet { udp_len_error: 1, ..packet.clone() });
+            passed.push(Packet { udp_len_error: -1, ..packet.clone() });
+            passed.push(Packet { ip_len_error: 1, ..packet.clone() });
+            passed.push(Packet { ip_len_error: -1, ..packet.clone() });
+            passed.push(Packet { multicast: true, ..packet });
+        }
+        for packet in passed.iter().filter(|packet| packet.is_possible()) {
+            bench.expect(packet, &Expected::Passed);
+        }
+    }
+}
+
+#[test]
+fn a_frame_cut_anywhere_is_passed_on() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        for frame in [from_client(&flow, b"data").frame(), from_peer(&flow, b"data").frame()] {
+            for len in 14..frame.len() {
+                // A test run needs whole headers of some length.
+                let options = |frame| TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+                if let Ok(result) = bench.programs.tc().unwrap().test_run(options(&frame[..len])) {
+                    assert_eq!(result.return_value, TC_NEXT, "{len}");
+                }
+                if let Ok(result) = bench.programs.xdp().unwrap().test_run(options(&frame[..len])) {
+                    assert_eq!(result.return_value, XDP_PASS, "{len}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_outgrows_the_way_out_is_passed_on() {
+    for flow in flows() {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        bench.set_ways(0, 2, 2);
+        let room = |address: SocketAddr| 600 - 8 - if address.is_ipv4() { 20 } else { 40 };
+        let fits = vec![5; room(flow.peer.socket_addr())];
+        bench.expect(&from_client(&flow, &fits), &Expected::Packet(at_peer(&flow, &fits)));
+        bench.expect(&from_client(&flow, &[&fits[..], &[5]].concat()), &Expected::Passed);
+        let fits = vec![5; room(flow.client.socket_addr()) - 4];
+        bench.expect(&from_peer(&flow, &fits), &Expected::Packet(at_client(&flow, &fits)));
+        bench.expect(&from_peer(&flow, &[&fits[..], &[5]].concat()), &Expected::Passed);
+    }
+}
+
+#[test]
+fn the_deadline_is_checked_by_the_programs() {
+    let flow = flows()[0];
+    let Some(mut bench) = Bench::with(&[flow]) else { return };
+    let states = std::sync::Arc::clone(&bench.programs.states);
+    for (deadline, is_open) in [(0, false), (1, false), (FOREVER, true), (0, false), (FOREVER, true)] {
+        states.set_deadline(0, deadline);
+        let (to_peer, to_client) = (at_peer(&flow, b"data"), at_client(&flow, b"data"));
+        let expected = |packet| if is_open { Expected::Packet(packet) } else { Expected::Passed };
+        bench.expect(&from_client(&flow, b"data"), &expected(to_peer));
+        bench.expect(&from_peer(&flow, b"data"), &expected(to_client));
+    }
+}
+
+#[test]
+fn without_a_way_out_the_sockets_serve() {
+    let flow = flows()[0];
+    let Some(mut bench) = Bench::with(&[flow]) else { return };
+    bench.set_ways(0, 1, 0);
+    bench.expect(&from_client(&flow, b"data"), &Expected::Packet(at_peer(&flow, b"data")));
+    bench.expect(&from_peer(&flow, b"data"), &Expected::Passed);
+    // One that is not written, and one beyond the map.
+    for way in [9, u32::MAX] {
+        bench.set_ways(0, way, 1);
+        bench.expect(&from_client(&flow, b"data"), &Expected::Passed);
+    }
+}
+
+#[test]
+fn another_interface_is_redirected_to() {
+    let flow = flows()[0];
+    let Some(mut bench) = Bench::with(&[flow]) else { return };
+    bench.set_ways(0, 3, 1);
+    bench.expect(&from_client(&flow, b"data"), &Expected::Packet(at_peer(&flow, b"data")));
+}
+
+#[test]
+fn a_removed_flow_is_unknown_and_its_counters_stay() {
+    let flow = flows()[0];
+    let Some(mut bench) = Bench::with(&[flow]) else { return };
+    let record = FlowRecord::new(&flow).unwrap();
+    bench.expect(&from_client(&flow, b"data"), &Expected::Packet(at_peer(&flow, b"data")));
+    bench.programs.remove(0, &record);
+    bench.expect(&from_client(&flow, b"data"), &Expected::Passed);
+    bench.expect(&from_peer(&flow, b"data"), &Expected::Passed);
+    assert_eq!(bench.programs.traffic(0).bytes_to_peer, 8);
+    // A flow that has taken its place is not removed with it, and begins at zero.
+    bench.programs.insert(1, &record).unwrap();
+    bench.programs.states.set_deadline(1, FOREVER);
+    bench.set_ways(1, 1, 1);
+    bench.programs.remove(0, &record);
+    bench.expect(&from_client(&flow, b"data"), &Expected::Packet(at_peer(&flow, b"data")));
+    assert_eq!(bench.programs.traffic(1).bytes_to_peer, 8);
+    bench.programs.remove(1, &record);
+    bench.programs.insert(0, &record).unwrap();
+    assert_eq!(bench.programs.traffic(0).bytes_to_peer, 0);
+}
+
+/// Two clients whose channels are bound to each other's relayed address.
+fn a_call() -> [Flow; 2] {
+    let (one, other) = (RELAYED4, "203.0.113.4:50002");
+    let towards =
+        |relayed: &str, from: &str| Hop { relayed: RelayedAddr::new(at(relayed)), from: PeerAddr::new(at(from)) };
+    [
+        Flow { hop: Some(towards(other, one)), ..flow(CLIENT4, SERVER4, one, other) },
+        Flow { hop: Some(towards(one, other)), channel: 0x4777, ..flow(CLIENT6, SERVER6, other, one) },
+    ]
+}
+
+#[test]
+fn two_clients_reach_each_other_in_one_pass() {
+    let [one, other] = a_call();
+    let Some(mut bench) = Bench::with(&[one, other]) else { return };
+    bench.expect(&from_client(&one, b"there"), &Expected::Packet(at_client(&other, b"there")));
+    bench.expect(&from_client(&other, b"and back"), &Expected::Packet(at_client(&one, b"and back")));
+    let (traffic, back) = (bench.programs.traffic(0), bench.programs.traffic(1));
+    assert_eq!((traffic.bytes_to_peer, traffic.bytes_to_client), (10, 16));
+    assert_eq!((back.bytes_to_peer, back.bytes_to_client), (16, 10));
+    // Both have to be open.
+    bench.programs.states.set_deadline(1, 0);
+    bench.expect(&from_client(&one, b"there"), &Expected::Passed);
+    bench.expect(&from_client(&other, b"and back"), &Expected::Passed);
+    bench.programs.states.set_deadline(1, FOREVER);
+    bench.programs.remove(1, &FlowRecord::new(&other).unwrap());
+    bench.expect(&from_client(&one, b"there"), &Expected::Passed);
+}
+
+/// Whoever sends in the name of a relayed address is none.
+#[test]
+fn a_relayed_address_is_not_believed_from_the_network() {
+    let [one, other] = a_call();
+    let Some(mut bench) = Bench::with(&[one, other]) else { return };
+    bench.expect(&from_peer(&one, b"spoofed"), &Expected::Passed);
+    // The mark of such an entry cannot be reached by the channel's number.
+    let marked = Packet { payload: channel_data(1, b"spoofed"), ..from_peer(&one, b"") };
+    bench.expect(&marked, &Expected::Passed);
+}
+
+#[test]
+fn addresses_of_both_families_with_the_same_first_bytes_differ() {
+    let v4 = flow("32.1.13.184:40000", "32.1.13.184:3478", RELAYED4, PEER4);
+    let Some(mut bench) = Bench::with(&[v4]) else { return };
+    let v6 = |port| SocketAddr::new(IpAddr::V6("2001:db8::".parse().unwrap()), port);
+    bench.expect(&from_client(&v4, b"data"), &Expected::Packet(at_peer(&v4, b"data")));
+    bench.expect(&Packet::new(v6(40000), v6(3478), &channel_data(CHANNEL, b"data")), &Expected::Passed);
+}

@@ -1,0 +1,29 @@
+//! ChannelData of open channels, carried by the kernel: tc and XDP programs, and their maps.
+//!
+//! The daemon is complete without it. What it has decided is copied here as flows, each with a deadline that the
+//! programs check themselves, and what the programs do not know goes on to the sockets. `unsafe` lives here.
+//!
+//! - [`settings`]: what an operator decides.
+//! - [`flow`]: what a flow is, and how the programs know it.
+//! - [`control`]: the thread that writes the maps, and the handle of it that workers have.
+//! - `programs`: the programs and the maps in the kernel; `attach`: on which interfaces they are.
+//! - `ways`: routes, interfaces and neighbours, by `netlink`.
+//! - `ebpf/`: the programs' source, and the object that is built from it.
+
+mod attach;
+pub mod control;
+pub mod flow;
+mod netlink;
+mod programs;
+pub mod settings;
+mod ways;
+
+pub use attach::Method;
+pub use control::{FlowId, Notify, Offload, Report, StartError, Total};
+pub use flow::{Flow, Hop, Traffic};
+pub use settings::{Mode, Settings};
+
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod test_packets;

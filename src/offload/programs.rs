@@ -1,0 +1,256 @@
+//! The programs and their maps, in the kernel.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::programs::{SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+
+use super::flow::{Counters, FlowRecord, Key, Traffic, Way};
+use super::ways::Direction;
+
+/// What clang makes of `ebpf/relay.c`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("ebpf/relay.o");
+
+/// The names of the programs.
+pub(super) const TC: &str = "ferryd_tc";
+pub(super) const XDP: &str = "ferryd_xdp";
+
+/// Distinct ways out of this host, the unused first one included: one for each next hop.
+const WAYS: u32 = 4096;
+/// What the counters of all flows may take in memory.
+const COUNTERS_BYTES_MAX: usize = 128 << 20;
+/// 32,768 calls with two channels each.
+const FLOWS_MAX: usize = 1 << 16;
+/// A way to count packets on 1024 CPUs is not worth more than this.
+const FLOWS_MIN: usize = 1 << 12;
+
+/// Why the kernel does not take the programs.
+#[derive(Debug)]
+pub struct LoadError {
+    what: &'static str,
+    why: String,
+}
+
+impl LoadError {
+    fn new(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error>) -> Self {
+        move |error| Self { what, why: in_one_line(error.as_ref()) }
+    }
+
+    fn missing(what: &'static str) -> Self {
+        Self { what, why: "the object has no such map or program".to_owned() }
+    }
+}
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot {}: {}", self.what, self.why)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// An error with its causes, cut where the verifier's log begins.
+pub(super) fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = error.to_string().lines().next().unwrap_or_default().to_owned();
+        if !words.ends_with(&line) {
+            words = format!("{words}: {line}");
+        }
+        cause = error.source();
+    }
+    words
+}
+
+/// The loaded programs, and the maps that only one thread writes.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    entries: HashMap<MapData, Key, u64>,
+    flows: Array<MapData, FlowRecord>,
+    ways: Array<MapData, Way>,
+    counts: PerCpuArray<MapData, Counters>,
+    totals: PerCpuArray<MapData, u64>,
+    pub(super) states: Arc<States>,
+}
+
+impl Programs {
+    /// Loads what the kernel takes; which programs are loaded is found out by asking for them.
+    pub(super) fn load(kind: &[&'static str]) -> Result<Self, LoadError> {
+        let flows = flows_max();
+        let entries = 2 * flows;
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for (name, size) in
+            [("entries", entries), ("flows", flows), ("states", flows), ("counts", flows), ("ways", WAYS)]
+        {
+            loader.map_max_entries(name, size);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::new("make the maps")(error.into()))?;
+        for name in kind {
+            load_program(&mut ebpf, name)?;
+        }
+        let states = States::map(take(&mut ebpf, "states")?, flows)
+            .map_err(|error| LoadError::new("map the flows' states into memory")(error.into()))?;
+        let refuse = |error: aya::maps::MapError| LoadError::new("use the maps")(error.into());
+        Ok(Self {
+            entries: take(&mut ebpf, "entries")?.try_into().map_err(refuse)?,
+            flows: take(&mut ebpf, "flows")?.try_into().map_err(refuse)?,
+            ways: take(&mut ebpf, "ways")?.try_into().map_err(refuse)?,
+            counts: take(&mut ebpf, "counts")?.try_into().map_err(refuse)?,
+            totals: take(&mut ebpf, "totals")?.try_into().map_err(refuse)?,
+            states: Arc::new(states),
+            ebpf,
+        })
+    }
+
+    /// Puts a flow in place under an index that nothing leads to, and then the ways to it. Its state decides whether it
+    /// is open.
+    pub(super) fn insert(&mut self, index: u32, record: &FlowRecord) -> Result<(), aya::maps::MapError> {
+        self.counts.set(index, no_counts()?, 0)?;
+        self.flows.set(index, record, 0)?;
+        self.entries.insert(record.client, u64::from(index), 0)?;
+        self.entries.insert(record.peer, u64::from(index), 0).inspect_err(|_| {
+            let _ = self.entries.remove(&record.client);
+        })
+    }
+
+    /// Takes the ways to a flow away, unless they lead to another one by now. Packets that have found it are on their way
+    /// for a grace period.
+    pub(super) fn remove(&mut self, index: u32, record: &FlowRecord) {
+        for key in [&record.client, &record.peer] {
+            if self.entries.get(key, 0).is_ok_and(|entry| entry == u64::from(index)) {
+                // It cannot be gone: this thread alone removes entries.
+                let _ = self.entries.remove(key);
+            }
+        }
+    }
+
+    /// What a flow has carried.
+    pub(super) fn traffic(&self, index: u32) -> Traffic {
+        self.counts.get(&index, 0).map_or_else(|_| Traffic::default(), |of_cpus| Counters::sum(&of_cpus))
+    }
+
+    /// Writes a way that no flow uses.
+    pub(super) fn set_way(&mut self, index: u32, way: &Way) -> Result<(), aya::maps::MapError> {
+        self.ways.set(index, way, 0)
+    }
+
+    /// What has become of packets of known flows, by `enum total`.
+    pub(super) fn total(&self, index: u32) -> u64 {
+        self.totals.get(&index, 0).map_or(0, |of_cpus| of_cpus.iter().sum())
+    }
+
+    pub(super) fn ways_max(&self) -> u32 {
+        WAYS
+    }
+
+    pub(super) fn tc(&mut self) -> Option<&mut SchedClassifier> {
+        self.ebpf.program_mut(TC)?.try_into().ok()
+    }
+
+    pub(super) fn xdp(&mut self) -> Option<&mut Xdp> {
+        self.ebpf.program_mut(XDP)?.try_into().ok()
+    }
+}
+
+/// Zero on every CPU.
+fn no_counts() -> io::Result<aya::maps::PerCpuValues<Counters>> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    aya::maps::PerCpuValues::try_from(vec![Counters::default(); cpus])
+}
+
+fn flows_max() -> u32 {
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    (COUNTERS_BYTES_MAX / size_of::<Counters>() / cpus).clamp(FLOWS_MIN, FLOWS_MAX) as u32
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| LoadError::missing(name))?;
+    let (what, result) = match name {
+        TC => ("load the tc program", <&mut SchedClassifier>::try_from(program).and_then(SchedClassifier::load)),
+        _ => ("load the XDP program", <&mut Xdp>::try_from(program).and_then(Xdp::load)),
+    };
+    result.map_err(|error| LoadError::new(what)(error.into()))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    ebpf.take_map(name).ok_or_else(|| LoadError::missing(name))
+}
+
+/// The states of all flows, in memory that the programs read: any thread changes them by one store.
+#[derive(Debug)]
+pub(super) struct States {
+    first: NonNull<State>,
+    len: NonZeroUsize,
+}
+
+/// `struct state`.
+#[repr(C)]
+pub(super) struct State {
+    deadline: AtomicU64,
+    to_peer: AtomicU32,
+    to_client: AtomicU32,
+}
+
+// SAFETY: the memory is shared with the kernel and holds atomics alone; it is unmapped when the last user is gone.
+unsafe impl Send for States {}
+// SAFETY: as above.
+unsafe impl Sync for States {}
+
+impl States {
+    fn map(map: Map, len: u32) -> io::Result<Self> {
+        let Map::Array(map) = map else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let len = NonZeroUsize::new(len as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        let bytes = len.get() * size_of::<State>();
+        // The mapping outlives the descriptor.
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping of the map's whole memory; the kernel checks descriptor and length.
+        let address = unsafe {
+            libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, map.fd().as_fd().as_raw_fd(), 0)
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(address.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { first, len })
+    }
+
+    /// How many flows there can be.
+    pub(super) fn len(&self) -> u32 {
+        self.len.get() as u32
+    }
+
+    fn of(&self, index: u32) -> &State {
+        assert!((index as usize) < self.len.get(), "flow {index} of {}", self.len);
+        // SAFETY: within the mapping, which lives as long as `self`, and all-zero bytes are a State.
+        unsafe { self.first.add(index as usize).as_ref() }
+    }
+
+    /// Carries the flow until then, in nanoseconds of CLOCK_MONOTONIC; 0 is not at all.
+    pub(super) fn set_deadline(&self, index: u32, nanos: u64) {
+        self.of(index).deadline.store(nanos, Ordering::Release);
+    }
+
+    /// Sends the flow's packets in a direction by this way; 0 is none.
+    pub(super) fn set_way(&self, index: u32, direction: Direction, way: u32) {
+        let state = self.of(index);
+        match direction {
+            Direction::ToPeer => state.to_peer.store(way, Ordering::Release),
+            Direction::ToClient => state.to_client.store(way, Ordering::Release),
+        }
+    }
+}
+
+impl Drop for States {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `map` made, and nobody has a reference into it any more.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.len.get() * size_of::<State>()) };
+    }
+}

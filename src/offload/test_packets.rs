@@ -1,0 +1,183 @@
+//! Frames for tests, built from what is in them.
+
+use std::net::{IpAddr, SocketAddr};
+
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+
+/// A UDP datagram in an Ethernet frame, with everything that can be unusual about it.
+#[derive(Clone, Debug)]
+pub(super) struct Packet {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) payload: Vec<u8>,
+    pub(super) ttl: u8,
+    pub(super) tos: u8,
+    pub(super) dont_fragment: bool,
+    pub(super) more_fragments: bool,
+    /// In units of 8 bytes.
+    pub(super) fragment_offset: u16,
+    pub(super) no_checksum: bool,
+    pub(super) is_tcp: bool,
+    /// An IPv4 option or an IPv6 extension header.
+    pub(super) options: bool,
+    pub(super) vlan: bool,
+    pub(super) bad_header_checksum: bool,
+    /// Bytes of the frame behind the IP packet.
+    pub(super) trailer: usize,
+    pub(super) udp_len_error: i16,
+    pub(super) ip_len_error: i16,
+    /// The frame goes to a group.
+    pub(super) multicast: bool,
+}
+
+impl Packet {
+    pub(super) fn new(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Self {
+        Self {
+            from,
+            to,
+            payload: payload.to_vec(),
+            ttl: 64,
+            tos: 0,
+            dont_fragment: false,
+            more_fragments: false,
+            fragment_offset: 0,
+            no_checksum: false,
+            is_tcp: false,
+            options: false,
+            vlan: false,
+            bad_header_checksum: false,
+            trailer: 0,
+            udp_len_error: 0,
+            ip_len_error: 0,
+            multicast: false,
+        }
+    }
+
+    /// Whether the family has what is unusual about it.
+    pub(super) fn is_possible(&self) -> bool {
+        let needs_v4 = self.more_fragments || self.fragment_offset > 0 || self.bad_header_checksum;
+        self.from.is_ipv4() || !needs_v4
+    }
+
+    /// The same with a last word of the payload by which the complete checksum is the sum of the pseudo header; returns
+    /// that word. `None` when there is no room for it.
+    pub(super) fn with_pseudo_checksum(&self) -> Option<(Self, Vec<u8>)> {
+        let mut packet = self.clone();
+        // A word at an even place, behind the header of ChannelData.
+        let end = packet.payload.len() / 2 * 2;
+        let start = end.checked_sub(2).filter(|start| *start >= 4)?;
+        packet.payload[start..end].fill(0);
+        let wanted = packet.sum_pseudo();
+        // The checksum is the complement of the sum: sum + word = !wanted.
+        let word = add(!wanted, !packet.sum_udp());
+        packet.payload[start..end].copy_from_slice(&word.to_be_bytes());
+        assert_eq!(!packet.sum_udp(), wanted);
+        Some((packet.clone(), packet.payload[start..].to_vec()))
+    }
+
+    /// The same with another end of its payload.
+    pub(super) fn with_payload_end(mut self, end: &[u8]) -> Self {
+        let start = self.payload.len() - end.len();
+        self.payload[start..].copy_from_slice(end);
+        self
+    }
+
+    pub(super) fn frame(&self) -> Vec<u8> {
+        // Test runs of tc look like what is sent to this host when the address is loopback's.
+        let mut frame = vec![0; 12];
+        frame[0] = u8::from(self.multicast);
+        if self.vlan {
+            frame.extend([0x81, 0x00, 0x00, 0x05]);
+        }
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                frame.extend([0x08, 0x00]);
+                let options: &[u8] = if self.options { &[1, 1, 1, 0] } else { &[] };
+                let len = (20 + options.len() + 8 + self.payload.len()) as i16 + self.ip_len_error;
+                let fragment =
+                    u16::from(self.dont_fragment) << 14 | u16::from(self.more_fragments) << 13 | self.fragment_offset;
+                let mut ip = vec![0x45 + (options.len() / 4) as u8, self.tos];
+                ip.extend(len.to_be_bytes());
+                ip.extend([0x12, 0x34]);
+                ip.extend(fragment.to_be_bytes());
+                ip.extend([self.ttl, self.protocol(), 0, 0]);
+                ip.extend(from.octets());
+                ip.extend(to.octets());
+                ip.extend(options);
+                let check = !sum(&ip) ^ u16::from(self.bad_header_checksum);
+                ip[10..12].copy_from_slice(&check.to_be_bytes());
+                frame.extend(ip);
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                frame.extend([0x86, 0xdd]);
+                let options: &[u8] = if self.options { &[UDP, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
+                frame.extend((6_u32 << 28 | u32::from(self.tos) << 20).to_be_bytes());
+                let len = (options.len() + 8 + self.payload.len()) as i16 + self.ip_len_error;
+                frame.extend(len.to_be_bytes());
+                frame.extend([if self.options { 0 } else { self.protocol() }, self.ttl]);
+                frame.extend(from.octets());
+                frame.extend(to.octets());
+                frame.extend(options);
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => panic!("two families: {self:?}"),
+        }
+        let mut udp = self.udp();
+        let check = match !self.sum_udp() {
+            _ if self.no_checksum => 0,
+            0 => 0xffff,
+            check => check,
+        };
+        udp[6..8].copy_from_slice(&check.to_be_bytes());
+        frame.extend(udp);
+        frame.extend(&self.payload);
+        frame.extend(vec![0xee; self.trailer]);
+        frame
+    }
+
+    fn protocol(&self) -> u8 {
+        if self.is_tcp { TCP } else { UDP }
+    }
+
+    fn udp(&self) -> Vec<u8> {
+        let len = (8 + self.payload.len()) as i16 + self.udp_len_error;
+        [self.from.port().to_be_bytes(), self.to.port().to_be_bytes(), len.to_be_bytes(), [0, 0]].concat()
+    }
+
+    fn sum_pseudo(&self) -> u16 {
+        let octets = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let len = (8 + self.payload.len()) as u16;
+        sum(&[octets(self.from.ip()), octets(self.to.ip()), vec![0, UDP], len.to_be_bytes().to_vec()].concat())
+    }
+
+    fn sum_udp(&self) -> u16 {
+        add(self.sum_pseudo(), sum(&[self.udp(), self.payload.clone()].concat()))
+    }
+}
+
+/// The frame without what a sender chooses: Ethernet addresses, and IPv4's identification with the checksum over it,
+/// which is checked here.
+pub(super) fn canonical(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[..12].fill(0);
+    if frame[12..14] == [0x08, 0x00] {
+        assert_eq!(sum(&frame[14..34]), 0xffff, "the header checksum is right");
+        frame[18..20].fill(0);
+        frame[24..26].fill(0);
+    }
+    frame
+}
+
+/// The ones' complement sum of 16-bit words, the last filled up with zero.
+fn sum(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]);
+    bytes.chunks(2).map(word).fold(0, add)
+}
+
+fn add(one: u16, other: u16) -> u16 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum + u16::from(carry)
+}

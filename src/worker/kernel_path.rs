@@ -1,0 +1,259 @@
+//! Open channels of UDP clients, given to the kernel to carry; the sockets serve whatever it does not take.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::effects::record;
+use super::handle::WakeOnce;
+use super::packet_loop::Worker;
+use super::routes::Way;
+use crate::address::{PeerAddr, RelayedAddr, Transport};
+use crate::net::datagrams::Datagrams;
+use crate::offload::{Flow, FlowId, Hop, Notify, Offload, Traffic};
+use crate::stun::channel_data::ChannelNumber;
+use crate::turn::effect::{ChannelPath, Ended};
+use crate::turn::{AllocationId, Beyond, RelayId};
+
+/// How long the end of flows is waited for when the worker ends. A grace period takes some ten milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The flows of a worker's allocations.
+pub(super) struct KernelPath {
+    /// `None` is sockets alone.
+    offload: Option<Offload>,
+    /// By [`AllocationId::pack`].
+    sessions: HashMap<u64, Session>,
+    closed: Receiver<(u64, Traffic)>,
+    notify: Notify,
+}
+
+/// An allocation that has or had a flow.
+#[derive(Default)]
+struct Session {
+    open: HashMap<ChannelNumber, Open>,
+    /// Flows that packets may still be on.
+    closing: usize,
+    /// What flows have carried that are closed.
+    carried: Traffic,
+    /// What is to be done when no flow is closing.
+    waiting: Vec<Waiting>,
+}
+
+/// A flow that the kernel may carry.
+struct Open {
+    relay: RelayId,
+    peer: PeerAddr,
+    until: Instant,
+    flow: Flow,
+    id: FlowId,
+}
+
+/// What waits for the end of flows.
+enum Waiting {
+    /// The port may not be another's while packets are on their way from it.
+    CloseRelay(RelayId, RelayedAddr),
+    /// The record says what the kernel has carried too.
+    Record(Box<Ended>),
+}
+
+impl KernelPath {
+    pub(super) fn new(offload: Option<Offload>, wake: &Arc<WakeOnce>) -> Self {
+        let (sender, closed) = channel();
+        let wake = Arc::clone(wake);
+        let notify: Notify = Arc::new(move |tag, traffic| {
+            // A worker that is gone has waited long enough.
+            let _ = sender.send((tag, traffic));
+            wake.wake();
+        });
+        Self { offload, sessions: HashMap::new(), closed, notify }
+    }
+
+    /// A channel is open until then, for the first time or still.
+    fn channel_open(
+        &mut self,
+        channel: ChannelNumber,
+        (relay, peer): (RelayId, PeerAddr),
+        flow: Option<Flow>,
+        until: Instant,
+    ) {
+        let Some(offload) = &self.offload else { return };
+        let tag = relay.allocation().pack();
+        let open = self.sessions.get_mut(&tag).and_then(|session| session.open.get_mut(&channel));
+        match (open, flow) {
+            (None, None) => {}
+            (Some(open), Some(flow)) if open.flow == flow => {
+                offload.extend(&open.id, until);
+                open.until = until;
+            }
+            (open, flow) => {
+                if open.is_some() {
+                    self.channel_closed(channel, relay);
+                }
+                let Some(offload) = &self.offload else { return };
+                let opened = flow.and_then(|flow| Some((offload.open(&flow, until)?, flow)));
+                if let Some((id, flow)) = opened {
+                    let session = self.sessions.entry(tag).or_default();
+                    session.open.insert(channel, Open { relay, peer, until, flow, id });
+                }
+            }
+        }
+    }
+
+    fn channel_closed(&mut self, channel: ChannelNumber, relay: RelayId) {
+        let (Some(offload), tag) = (&self.offload, relay.allocation().pack()) else { return };
+        let Some(session) = self.sessions.get_mut(&tag) else { return };
+        if let Some(open) = session.open.remove(&channel) {
+            session.closing += 1;
+            offload.close(open.id, tag, &self.notify);
+        }
+    }
+
+    /// Has something wait for the flows of an allocation that are closing; gives it back when there are none.
+    fn wait(&mut self, allocation: AllocationId, what: Waiting) -> Option<Waiting> {
+        match self.sessions.get_mut(&allocation.pack()) {
+            Some(session) if session.closing > 0 => {
+                session.waiting.push(what);
+                None
+            }
+            Some(_) | None => Some(what),
+        }
+    }
+
+    /// A flow has ended; what has waited for it is returned.
+    fn flow_ended(&mut self, tag: u64, traffic: Traffic) -> Vec<Waiting> {
+        let Some(session) = self.sessions.get_mut(&tag) else { return Vec::new() };
+        session.closing -= 1;
+        session.carried += traffic;
+        if session.closing > 0 { Vec::new() } else { std::mem::take(&mut session.waiting) }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.sessions.values().any(|session| session.closing > 0)
+    }
+}
+
+/// A worker that has failed closes its flows here, before its ports can be another's.
+impl Drop for KernelPath {
+    fn drop(&mut self) {
+        let Some(offload) = &self.offload else { return };
+        for (tag, session) in &mut self.sessions {
+            for (_, open) in session.open.drain() {
+                session.closing += 1;
+                offload.close(open.id, *tag, &self.notify);
+            }
+        }
+        let mut closing: usize = self.sessions.values().map(|session| session.closing).sum();
+        while closing > 0 && self.closed.recv_timeout(PATIENCE).is_ok() {
+            closing -= 1;
+        }
+    }
+}
+
+/// The flow for what goes by UDP on both sides and beyond this host, or to another allocation.
+fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath) -> Option<Flow> {
+    let hop = match path.beyond {
+        Beyond::Network => None,
+        Beyond::Relay { relayed, from } => Some(Hop { relayed, from }),
+        Beyond::Host => return None,
+    };
+    // A link-local address alone does not say which interface it is on.
+    let scoped = match Way::of(path.route) {
+        Way::Udp { scope, .. } => scope != 0,
+        Way::Stream(_) => return None,
+    };
+    if path.client.transport != Transport::Udp || scoped || is_link_local(peer.ip()) {
+        return None;
+    }
+    let (client, server) = (path.client.client, path.client.server);
+    Some(Flow { client, server, channel: channel.get(), relayed: path.relayed, peer, hop })
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+impl<D: Datagrams> Worker<D> {
+    /// A channel is open until then, for the first time or still.
+    pub(super) fn channel_open(&mut self, relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant) {
+        let flow = self.server.channel_path(relay, peer).and_then(|path| flow_of(channel, peer, &path));
+        self.kernel_path.channel_open(channel, (relay, peer), flow, until);
+    }
+
+    pub(super) fn channel_closed(&mut self, relay: RelayId, channel: ChannelNumber) {
+        self.kernel_path.channel_closed(channel, relay);
+    }
+
+    /// The flows of an allocation lead to where its client is now.
+    pub(super) fn client_moved(&mut self, allocation: AllocationId) {
+        let Some(session) = self.kernel_path.sessions.get(&allocation.pack()) else { return };
+        let open: Vec<_> =
+            session.open.iter().map(|(channel, open)| (*channel, open.relay, open.peer, open.until)).collect();
+        for (channel, relay, peer, until) in open {
+            self.channel_open(relay, channel, peer, until);
+        }
+    }
+
+    /// Closes a relay socket when no packet is on its way through the kernel any more.
+    pub(super) fn relay_ended(&mut self, relay: RelayId, address: RelayedAddr) {
+        if let Some(waiting) = self.kernel_path.wait(relay.allocation(), Waiting::CloseRelay(relay, address)) {
+            self.go_on(waiting);
+        }
+    }
+
+    /// Writes the record of an allocation when it is known what the kernel has carried.
+    pub(super) fn allocation_ended(&mut self, ended: Box<Ended>) {
+        if let Some(waiting) = self.kernel_path.wait(ended.allocation, Waiting::Record(ended)) {
+            self.go_on(waiting);
+        }
+    }
+
+    /// Goes on with what has waited for flows that have ended.
+    pub(super) fn handle_ended_flows(&mut self) {
+        while let Ok((tag, traffic)) = self.kernel_path.closed.try_recv() {
+            for waiting in self.kernel_path.flow_ended(tag, traffic) {
+                self.go_on(waiting);
+            }
+        }
+    }
+
+    /// Waits until every flow that is closing has ended: the worker ends.
+    pub(super) fn await_ended_flows(&mut self) {
+        let deadline = self.clock.now().instant + PATIENCE;
+        while self.kernel_path.is_closing() {
+            let left = deadline.saturating_duration_since(self.clock.now().instant);
+            let Ok((tag, traffic)) = self.kernel_path.closed.recv_timeout(left) else {
+                warn!("the kernel path does not end: records are without what it has carried");
+                let sessions = self.kernel_path.sessions.values_mut();
+                let waiting: Vec<_> = sessions.flat_map(|session| std::mem::take(&mut session.waiting)).collect();
+                waiting.into_iter().for_each(|waiting| self.go_on(waiting));
+                return;
+            };
+            for waiting in self.kernel_path.flow_ended(tag, traffic) {
+                self.go_on(waiting);
+            }
+        }
+    }
+
+    fn go_on(&mut self, waiting: Waiting) {
+        match waiting {
+            Waiting::CloseRelay(relay, address) => self.close_relay(relay, address),
+            Waiting::Record(mut ended) => {
+                let session = self.kernel_path.sessions.remove(&ended.allocation.pack());
+                let carried = session.map_or_else(Traffic::default, |session| session.carried);
+                ended.traffic.packets_to_peers += carried.packets_to_peer;
+                ended.traffic.bytes_to_peers += carried.bytes_to_peer;
+                ended.traffic.packets_to_client += carried.packets_to_client;
+                ended.traffic.bytes_to_client += carried.bytes_to_client;
+                record(&ended);
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+"""The kernel path: open channels carried by tc programs in the server's namespace, where IP forwarding is off."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+from .browser import CHROMIUM
+from .browser_cases import UDP, relayed_call
+from .capture import Capture
+from .cases import Rig, case, require
+from .credentials import time_limited
+from .lab import CLIENT_A, CLIENT_B, CORE, PEER, PEER_V4, PEER_V6, SERVER, SERVER_V4, SERVER_V6, apply_rules
+from .process import run_in, wait_until
+from .server import STUN_PORT, Ferryd
+from .turn import Client, udp_socket
+
+CHANNEL = 0x4ABC
+OF_CLIENT = {4: "10.1.0.2", 6: "fd00:1::2"}
+OF_OTHER_CLIENT = {4: "10.2.0.2", 6: "fd00:2::2"}
+OF_SERVER = {4: (SERVER_V4, STUN_PORT), 6: (SERVER_V6, STUN_PORT)}
+OF_PEER = {4: PEER_V4, 6: PEER_V6}
+FAMILIES = [(4, 4), (4, 6), (6, 4), (6, 6)]
+# The headers of IPv6, UDP and ChannelData fit into 1500 bytes with 1448 of data.
+FITS = [0, 1, 2, 3, 5, 160, 1200, 1447, 1448]
+# Around the MTU by one header after the other, and far beyond.
+EDGES = [1449, 1464, 1465, 1468, 1469, 1472, 1473, 4000]
+CALL_PACKETS = 100
+
+
+@contextlib.contextmanager
+def offloaded(rig: Rig, mode: str = "tc") -> Iterator[Ferryd]:
+    """The server with the kernel path set to `mode`; afterwards it runs as before."""
+    server = rig.server
+    if not isinstance(server, Ferryd):
+        raise RuntimeError(f"{server.name} has no kernel path")
+    before, server.offload = server.offload, mode
+    server.stop()
+    try:
+        server.start()
+        require(mode == "off" or any("offload_interfaces" in name for name in server.metrics()),
+                f"no program is on any interface, see {server.log}")
+        yield server
+    finally:
+        server.stop()
+        server.offload = before
+        server.start()
+
+
+def carried(server: Ferryd, direction: str) -> int:
+    return int(server.metrics()[f'ferryd_packets_total{{direction="{direction}",datapath="kernel"}}'])
+
+
+def client(family: int, relayed: int, namespace: str = CLIENT_A, local: dict[int, str] | None = None) -> Client:
+    return Client(namespace, (local or OF_CLIENT)[family], OF_SERVER[family], time_limited("kernel"), relayed)
+
+
+def until_carried(server: Ferryd, send) -> None:
+    """Sends until a packet goes by the kernel: flows are made behind the success response."""
+    before = carried(server, "to_peer")
+
+    def is_carried() -> bool:
+        send()
+        return carried(server, "to_peer") > before
+
+    wait_until(is_carried, 10, "the kernel carries the channel")
+
+
+def drain(*sockets) -> None:
+    for each in sockets:
+        each.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                each.recv(65536)
+        each.settimeout(1)
+
+
+def last_record(server: Ferryd) -> str:
+    """The session record of the allocation that ended last."""
+    lines = [line for line in server.log.read_text().splitlines() if "allocation ended" in line]
+    return lines[-1] if lines else ""
+
+
+@case
+def the_kernel_carries_every_size_between_all_families(rig: Rig) -> None:
+    switches = run_in(SERVER, ["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]).split()
+    require(switches == ["0", "0"], f"IP forwarding is {switches} on the server")
+    with offloaded(rig) as server:
+        for family, relayed in FAMILIES:
+            one = client(family, relayed)
+            peer = udp_socket(PEER, OF_PEER[relayed])
+            one.bind(CHANNEL, peer.getsockname()[:2])
+            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            drain(peer)
+            before = carried(server, "to_peer"), carried(server, "to_client")
+            sent = 0
+            for size in FITS + EDGES:
+                data = bytes((size + index) % 256 for index in range(size))
+                one.send(CHANNEL, data)
+                got, source = peer.recvfrom(65536)
+                require(got == data and source[:2] == one.relayed, f"{size} bytes from {source}, not {one.relayed}")
+                peer.sendto(data, source)
+                require(one.receive() == (CHANNEL, data), f"{size} bytes came back otherwise")
+                sent += size
+            now = carried(server, "to_peer"), carried(server, "to_client")
+            require(all(after - earlier >= len(FITS) for earlier, after in zip(before, now)),
+                    f"IPv{family} to IPv{relayed}: the kernel carried {before} and then {now} packets")
+            one.refresh(0)
+            count = len(FITS) + len(EDGES)
+            wait_until(lambda: f"packets_to_client={count} bytes_to_client={sent}" in last_record(server), 10,
+                       f"the record counts {count} packets and {sent} bytes")
+            one.close()
+            peer.close()
+
+
+@case
+def the_kernel_lowers_the_hop_limit_and_the_sockets_do_not(rig: Rig) -> None:
+    for mode, family in [("tc", 4), ("tc", 6), ("off", 4)]:
+        with offloaded(rig, mode) as server:
+            one = client(family, family)
+            peer = udp_socket(PEER, OF_PEER[family])
+            one.bind(CHANNEL, peer.getsockname()[:2])
+            if mode != "off":
+                until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            drain(peer)
+            capture = Capture(CORE, "peer", rig.directory / f"{mode}{family}.pcap", "udp")
+            one.send(CHANNEL, b"how far")
+            peer.recv(65536)
+            wait_until(lambda: [packet for packet in capture.datagrams() if packet.payload == b"how far"], 10,
+                       "the packet is captured")
+            capture.stop()
+            hops = {packet.ttl for packet in capture.datagrams() if packet.payload == b"how far"}
+            # From 64: two routers before the server, the server, and the router after it.
+            wanted = {60} if mode == "tc" else {63}
+            require(hops == wanted, f"{mode}, IPv{family}: hop limits {hops}, not {wanted}")
+            one.close()
+            peer.close()
+
+
+@case
+def two_clients_of_the_server_reach_each_other_in_the_kernel(rig: Rig) -> None:
+    with offloaded(rig) as server:
+        for family, other_family in FAMILIES:
+            one = client(family, 4)
+            other = client(other_family, 4, CLIENT_B, OF_OTHER_CLIENT)
+            one.bind(CHANNEL, other.relayed)
+            other.bind(CHANNEL + 1, one.relayed)
+            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            drain(other.socket)
+            before = carried(server, "to_client")
+            for size in FITS:
+                one.send(CHANNEL, bytes(size))
+                require(other.receive() == (CHANNEL + 1, bytes(size)), f"{size} bytes there")
+                other.send(CHANNEL + 1, bytes(size))
+                require(one.receive() == (CHANNEL, bytes(size)), f"{size} bytes back")
+            got = carried(server, "to_client") - before
+            require(got == 2 * len(FITS), f"the kernel carried {got} of {2 * len(FITS)} packets")
+            one.refresh(0)
+            # What is left of the call is nobody's.
+            other.send(CHANNEL + 1, b"anybody there?")
+            with contextlib.suppress(TimeoutError):
+                raise AssertionError(f"a released allocation got {one.socket.recv(65536)!r}")
+            one.close()
+            other.close()
+
+
+@case
+def nothing_passes_a_released_allocation_or_a_killed_daemon(rig: Rig) -> None:
+    with offloaded(rig) as server:
+        for end in ("release", "kill"):
+            one = client(4, 4)
+            peer = udp_socket(PEER, PEER_V4)
+            one.bind(CHANNEL, peer.getsockname()[:2])
+            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            drain(peer)
+            if end == "release":
+                one.refresh(0)
+            else:
+                # The links of the programs are the process's: they end with it.
+                server.program.stop(signal.SIGKILL)
+            one.send(CHANNEL, b"too late")
+            peer.sendto(b"too late", one.relayed)
+            for each, who in ((peer, "peer"), (one.socket, "client")):
+                with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+                    raise AssertionError(f"after {end} the {who} got {each.recv(65536)!r}")
+            one.close()
+            peer.close()
+
+
+# A host that lets in what its servers are for, and answers.
+STATEFUL = """
+table inet stateful {
+    chain input {
+        type filter hook input priority filter; policy drop
+        iifname "lo" accept
+        ct state established,related accept
+        meta l4proto { icmp, ipv6-icmp } accept
+        tcp dport { 443, 3478, 5349 } accept
+        udp dport { 3478, 49152-65535 } counter accept
+    }
+}
+"""
+
+
+@case
+def a_stateful_firewall_stands_beside_the_kernel_path(rig: Rig) -> None:
+    apply_rules(SERVER, STATEFUL)
+    try:
+        with offloaded(rig) as server:
+            one = client(4, 4)
+            peer = udp_socket(PEER, PEER_V4)
+            one.bind(CHANNEL, peer.getsockname()[:2])
+            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            drain(peer)
+            before = counted()
+            for _ in range(CALL_PACKETS):
+                one.send(CHANNEL, b"data")
+                _, source = peer.recvfrom(65536)
+                peer.sendto(b"data", source)
+                require(one.receive() == (CHANNEL, b"data"), "the answer")
+            # As documented: what the kernel carries is seen by no rule.
+            require(counted() == before, f"the rules counted {counted() - before} packets of the channel")
+            # Beyond the MTU it goes by the sockets, past the rules.
+            one.send(CHANNEL, bytes(3000))
+            require(peer.recv(65536) == bytes(3000), "a large packet")
+            one.close()
+            peer.close()
+    finally:
+        apply_rules(SERVER, "delete table inet stateful")
+
+
+def counted() -> int:
+    rules = run_in(SERVER, ["nft", "list", "table", "inet", "stateful"])
+    return int(rules.split("counter packets ")[1].split()[0])
+
+
+@case
+def a_chromium_call_runs_in_the_kernel(rig: Rig) -> None:
+    with offloaded(rig) as server:
+        relayed_call(rig, CHROMIUM, CHROMIUM, UDP)
+        to_client = carried(server, "to_client")
+        require(to_client >= CALL_PACKETS, f"the kernel carried {to_client} packets of the call")
