@@ -1,5 +1,6 @@
 //! Start, stop, reload and signals: the workers' threads, and the runtime that accepts, listens to signals and to systemd.
 
+mod addresses;
 mod admin;
 mod helm;
 mod reload;

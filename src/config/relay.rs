@@ -21,18 +21,13 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
     let (port_min, port_max) = read_ports(&mut relay, report);
     let (lifetime_default, lifetime_max) = read_lifetimes(&mut relay, report);
     relay.finish(report);
-    let own = host.own_addresses.iter().copied();
-    let relayed = relay_addresses.iter().flat_map(|relay| [relay.bind, relay.public()]);
-    let mut own_addresses: Vec<IpAddr> = own.chain(relayed).collect();
-    own_addresses.sort_unstable();
-    own_addresses.dedup();
-    let peers = read_peers(root.section("peers", report), own_addresses, report);
+    let peers = read_peers(root.section("peers", report), report);
     let (limits, accept) = read_limits(root.section("limits", report), report);
     let mut compatibility = root.section("compatibility", report);
     let channels_above_4fff = compatibility.truth("channels-above-4fff", report).is_some_and(|entry| entry.value);
     let rfc3489 = compatibility.truth("rfc3489", report).is_some_and(|entry| entry.value);
     compatibility.finish(report);
-    let settings = Settings {
+    let mut settings = Settings {
         port_min,
         port_max,
         lifetime_default,
@@ -43,6 +38,7 @@ pub(super) fn read(root: &mut Section, host: &HostFacts, report: &mut Report) ->
         rfc3489,
         ..Settings::relaying_on(relay_addresses)
     };
+    settings.peers.own_addresses = settings.own_addresses(&host.own_addresses);
     (settings, accept)
 }
 
@@ -183,7 +179,7 @@ fn read_lifetimes(relay: &mut Section, report: &mut Report) -> (Duration, Durati
     (default, max)
 }
 
-fn read_peers(mut peers: Section, own_addresses: Vec<IpAddr>, report: &mut Report) -> PeerSettings {
+fn read_peers(mut peers: Section, report: &mut Report) -> PeerSettings {
     let ranges = |key, peers: &mut Section, report: &mut Report| -> Vec<IpNet> {
         peers.texts(key, report, parse_range).into_iter().map(|entry| entry.value).collect()
     };
@@ -196,7 +192,7 @@ fn read_peers(mut peers: Section, own_addresses: Vec<IpAddr>, report: &mut Repor
     }
     peers.finish(report);
     let allow_only = allow_only.is_some_and(|entry| entry.value);
-    PeerSettings { allow, deny, allow_only, own_addresses, listener_ports: Vec::new(), service_ports: Vec::new() }
+    PeerSettings { allow, deny, allow_only, ..PeerSettings::default() }
 }
 
 pub(super) fn parse_range(text: &str, at: &At, report: &mut Report) -> Option<IpNet> {

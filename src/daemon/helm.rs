@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::addresses::{self, Addresses};
 use super::reload::Reload;
 use super::{Crew, Failure, Signal, Signals, policy};
 use crate::config::Settings;
@@ -61,6 +62,9 @@ impl<'a> Helm<'a> {
         mut orders: mpsc::Receiver<Order>,
         endings: &mut mpsc::UnboundedReceiver<usize>,
     ) -> Result<(), Failure> {
+        let mut addresses = Addresses::watch();
+        // What has changed since the configuration was read.
+        self.follow_addresses();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -68,6 +72,7 @@ impl<'a> Helm<'a> {
                 signal = signals.next() => self.obey(signal),
                 Some(order) = orders.recv() => self.carry_out(order),
                 _ = look.tick(), if self.drain.is_some() => self.look(),
+                () = addresses.change() => self.follow_addresses(),
                 Some(worker) = endings.recv() => return Err(Failure::WorkerEnded(worker)),
             };
             if course == Course::Stop {
@@ -75,6 +80,19 @@ impl<'a> Helm<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// Closes the addresses to peers that this host has got, and opens those that it has lost.
+    fn follow_addresses(&mut self) -> Course {
+        let Some(host) = addresses::of_interfaces() else { return Course::On };
+        let settings = &mut self.reload.loaded.settings.turn;
+        let own = settings.own_addresses(&host);
+        if settings.peers.own_addresses != own {
+            settings.peers.own_addresses = own;
+            info!(addresses = ?settings.peers.own_addresses, "the addresses of this host have changed");
+            self.tell_policy(self.drain.as_ref().map(|draining| Arc::clone(&draining.drain)));
+        }
+        Course::On
     }
 
     fn obey(&mut self, signal: Signal) -> Course {

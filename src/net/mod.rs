@@ -16,8 +16,10 @@
 //! - [`peer`]: TCP between relayed addresses and peers.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
 //! - [`interfaces`]: this host's addresses and descriptor limits.
+//! - [`address_watch`]: being told when the addresses change.
 
 pub mod accept;
+pub mod address_watch;
 pub mod admission;
 pub mod buffers;
 pub mod certificate;

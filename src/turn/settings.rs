@@ -69,6 +69,15 @@ impl Settings {
         }
     }
 
+    /// What is to be in [`PeerSettings::own_addresses`] while the interfaces have these addresses: sorted, each once.
+    pub fn own_addresses(&self, interfaces: &[IpAddr]) -> Vec<IpAddr> {
+        let relayed = self.relay_addresses.iter().flat_map(|relay| [relay.bind, relay.public()]);
+        let mut own: Vec<IpAddr> = interfaces.iter().copied().chain(relayed).collect();
+        own.sort_unstable();
+        own.dedup();
+        own
+    }
+
     /// Whether an allocation of this family can be made at all.
     pub fn serves(&self, family: Family) -> bool {
         self.relay_addresses.iter().any(|relay| Family::of(relay.bind) == family)

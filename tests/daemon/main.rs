@@ -12,6 +12,7 @@ mod independent;
 mod place;
 mod wire;
 
+mod addresses;
 mod admin;
 mod bad_input;
 mod between_clients;
