@@ -155,6 +155,18 @@ pub(crate) fn write_binding(out: &mut Vec<u8>, id: [u8; 12]) {
     Builder::new(out, Method::Binding, Class::Request, TransactionId(id));
 }
 
+/// Writes an Allocate with a password that nobody has.
+pub(crate) fn write_guess(out: &mut Vec<u8>, id: [u8; 12], realm: &[u8], nonce: &[u8]) {
+    let realm_text = String::from_utf8_lossy(realm);
+    let key = PasswordAlgorithm::Md5.key(USER.as_bytes(), &realm_text, b"not the password");
+    Builder::new(out, Method::Allocate, Class::Request, TransactionId(id))
+        .attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        .attribute(AttributeType::USERNAME, USER.as_bytes())
+        .attribute(AttributeType::REALM, realm)
+        .attribute(AttributeType::NONCE, nonce)
+        .integrity(&key);
+}
+
 /// Writes an Allocate without credentials.
 pub(crate) fn write_unauthenticated_allocate(out: &mut Vec<u8>, id: [u8; 12]) {
     Builder::new(out, Method::Allocate, Class::Request, TransactionId(id))

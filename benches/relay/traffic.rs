@@ -107,6 +107,11 @@ impl Traffic {
         Ok(Self { clients, calls, shape, topology, peers, peer_outbox, peer_inbox })
     }
 
+    /// The relayed addresses of all calls.
+    pub(crate) fn relayed(&self) -> Vec<SocketAddrV4> {
+        self.calls.iter().map(|call| call.relayed).collect()
+    }
+
     /// Runs a load to its end; `flood` is poured in beside it.
     pub(crate) fn run(
         &mut self,

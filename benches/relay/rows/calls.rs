@@ -27,6 +27,7 @@ pub(super) const THOUSAND: Row = Row {
     what: "1000 calls x 50 packets/s each way, 160 bytes",
     metrics: METRICS,
     echo: true,
+    is_held: false,
     run: |bench, server| calls(bench, server, 1000),
 };
 
@@ -35,6 +36,7 @@ pub(super) const TWO_HUNDRED: Row = Row {
     what: "200 calls x 50 packets/s each way, 160 bytes",
     metrics: METRICS,
     echo: true,
+    is_held: false,
     run: |bench, server| calls(bench, server, 200),
 };
 

@@ -20,6 +20,7 @@ pub(super) const BINDING: Row = Row {
     what: "Binding requests from 512 addresses, one under way each",
     metrics: METRICS,
     echo: true,
+    is_held: false,
     run: binding,
 };
 
@@ -28,6 +29,7 @@ pub(super) const ALLOCATIONS: Row = Row {
     what: "clients that allocate (challenge and all) and release at once, 128 at a time, each from a new address",
     metrics: METRICS,
     echo: false,
+    is_held: false,
     run: allocations,
 };
 
@@ -36,6 +38,7 @@ pub(super) const ALLOCATIONS_TLS: Row = Row {
     what: "the same over TLS with a full handshake (P-256) each, 32 at a time",
     metrics: &[more("rate", "/s"), less("each", CPU), context("TLS", "version")],
     echo: false,
+    is_held: false,
     run: allocations_tls,
 };
 

@@ -2,6 +2,7 @@
 
 mod calls;
 mod control;
+mod floods;
 mod memory;
 mod overload;
 mod saturated;
@@ -53,6 +54,8 @@ pub(crate) struct Row {
     pub(crate) metrics: &'static [Metric],
     /// Whether the bare echo can do it as well.
     pub(crate) echo: bool,
+    /// Whether the server gets less than its core.
+    is_held: bool,
     run: fn(&Bench, &Running) -> Result<Sample>,
 }
 
@@ -67,6 +70,14 @@ pub(crate) const ROWS: &[Row] = &[
     overload::OFFERED,
     overload::QUOTA,
     overload::FLOOD,
+    floods::BINDINGS,
+    floods::ALLOCATES,
+    floods::GUESSES,
+    floods::GARBAGE,
+    floods::HANDSHAKES,
+    floods::CHANNELS,
+    floods::PEERS,
+    floods::ALL,
     streams::TCP,
     streams::TLS,
     control::BINDING,
@@ -162,7 +173,7 @@ impl Bench {
             return Ok(None);
         }
         // A quota does not hold what runs under SCHED_RR.
-        let shield = self.shield && row.name != overload::QUOTA.name;
+        let shield = self.shield && !row.is_held;
         let server = Running::start(candidate, self.server_core, shield)?;
         (row.run)(self, &server).map(Some)
     }

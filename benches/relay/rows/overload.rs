@@ -3,7 +3,7 @@
 use super::calls::{PAYLOAD_LEN, PER_SECOND, loss, put_latency};
 use super::{Bench, Metric, Row, Sample, context, less, more};
 use crate::failure::Result;
-use crate::flood::Flood;
+use crate::flood::{Flood, Kind};
 use crate::limit::Limit;
 use crate::pace::Drive;
 use crate::server::Running;
@@ -20,14 +20,15 @@ const METRICS: &[Metric] = &[
 ];
 
 const CALLS: usize = 3000;
-const QUOTA_PERCENT: u64 = 40;
-const FLOOD_PER_SECOND: f64 = 264_000.0;
+pub(super) const QUOTA_PERCENT: u64 = 40;
+pub(super) const FLOOD_PER_SECOND: f64 = 264_000.0;
 
 pub(super) const OFFERED: Row = Row {
     name: "overload",
     what: "3000 calls, 264,000 packets/s in all (--overload), 160 bytes",
     metrics: METRICS,
     echo: true,
+    is_held: false,
     run: |bench, server| overload(bench, server, CALLS, bench.overload / (2 * CALLS) as f64),
 };
 
@@ -36,6 +37,7 @@ pub(super) const QUOTA: Row = Row {
     what: "1000 calls x 50 packets/s each way on 40 % of a core (control group quota, periods of 5 ms)",
     metrics: METRICS,
     echo: true,
+    is_held: true,
     run: |bench, server| {
         let limit = Limit::hold(server.process(), QUOTA_PERCENT)?;
         let sample = overload(bench, server, 1000, PER_SECOND);
@@ -55,6 +57,7 @@ pub(super) const FLOOD: Row = Row {
         context("flood", "requests/s"),
     ],
     echo: false,
+    is_held: false,
     run: flood,
 };
 
@@ -79,7 +82,7 @@ fn overload(bench: &Bench, server: &Running, count: usize, per_second: f64) -> R
 
 fn flood(bench: &Bench, server: &Running) -> Result<Sample> {
     let mut traffic = Traffic::set_up(server, 200, Shape::ChannelData, false)?;
-    let mut flood = Flood::new(server.plain(), FLOOD_PER_SECOND)?;
+    let mut flood = Flood::new(server, &[Kind::Allocates], FLOOD_PER_SECOND, traffic.relayed())?;
     let load = Load { ways: &[Way::Up, Way::Down], drive: Drive::Rate(PER_SECOND), payload_len: PAYLOAD_LEN };
     let outcome = {
         let _real_time = bench.real_time();

@@ -23,6 +23,7 @@ pub(super) const SATURATED: Row = Row {
         context("core busy", "%"),
     ],
     echo: true,
+    is_held: false,
     run: saturated,
 };
 
@@ -36,6 +37,7 @@ pub(super) const BOTH_WAYS: Row = Row {
         context("offered", "packets/s"),
     ],
     echo: true,
+    is_held: false,
     run: both_ways,
 };
 
@@ -44,6 +46,7 @@ pub(super) const RELAY_TO_RELAY: Row = Row {
     what: "100 clients of one server in pairs, each the other's peer, 160 bytes",
     metrics: &[less("per packet", CPU), more("rate", "packets/s")],
     echo: false,
+    is_held: false,
     run: relay_to_relay,
 };
 
@@ -57,6 +60,7 @@ pub(super) const INDICATIONS: Row = Row {
         context("Data : ChannelData", "x"),
     ],
     echo: false,
+    is_held: false,
     run: indications,
 };
 

@@ -21,6 +21,7 @@ pub(super) const TCP: Row = Row {
     what: "20 clients over TCP, 1200 bytes, each way alone",
     metrics: METRICS,
     echo: false,
+    is_held: false,
     run: |bench, server| streams(bench, server, Carrier::Tcp),
 };
 
@@ -29,6 +30,7 @@ pub(super) const TLS: Row = Row {
     what: "20 clients over TLS, 1200 bytes, one record for each packet from the client, each way alone",
     metrics: METRICS_TLS,
     echo: false,
+    is_held: false,
     run: |bench, server| streams(bench, server, Carrier::Tls),
 };
 
