@@ -11,7 +11,7 @@ use super::section::{Entry, Section};
 use super::values::{self, RangeError};
 use crate::address::Family;
 use crate::turn::Settings;
-use crate::turn::settings::{Limits, PeerSettings, RelayAddress};
+use crate::turn::settings::{DataRate, Limits, PeerSettings, RelayAddress};
 use crate::worker::settings::AcceptLimits;
 
 /// Reads everything that `turn::Server` is told.
@@ -217,6 +217,14 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
     let allocations_per_user = count("allocations-per-user", turn.allocations_per_user, report);
     let allocations_total = count("allocations-total", turn.allocations_total, report);
     let allocations_per_prefix = count("allocations-per-prefix", turn.allocations_per_prefix, report);
+    let allocation_rate = DataRate {
+        bytes_per_second: count("allocation-bytes-per-second", turn.allocation_rate.bytes_per_second, report),
+        packets_per_second: count("allocation-packets-per-second", turn.allocation_rate.packets_per_second, report),
+    };
+    let user_rate = DataRate {
+        bytes_per_second: count("user-bytes-per-second", turn.user_rate.bytes_per_second, report),
+        packets_per_second: count("user-packets-per-second", turn.user_rate.packets_per_second, report),
+    };
     let bindings_per_second = count("bindings-per-second", turn.bindings_per_second, report);
     let challenges_per_second = count("challenges-per-second", turn.challenges_per_second, report);
     let challenges_total_per_second = count("challenges-total-per-second", turn.challenges_total_per_second, report);
@@ -239,6 +247,8 @@ fn read_limits(mut limits: Section, report: &mut Report) -> (Limits, AcceptLimit
         allocations_per_prefix,
         permissions_per_allocation,
         channels_per_allocation,
+        allocation_rate,
+        user_rate,
         bindings_per_second,
         challenges_per_second,
         challenges_total_per_second,

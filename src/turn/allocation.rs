@@ -8,12 +8,14 @@ use hashbrown::HashMap;
 
 use super::effect::{RelaySource, Traffic};
 use super::ids::{RelayTransport, Route};
+use super::meter::{Direction, Meter};
 use super::mobility::Mobility;
 use super::peer_connections::PeerConnections;
 use super::peer_policy::{PermittedPeer, Reach};
 use super::quota::QuotaGuard;
 use super::reply::Envelope;
 use super::reservation::Token;
+use super::settings::Limits;
 use crate::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use crate::auth::Credentials;
 use crate::stun::channel_data::ChannelNumber;
@@ -54,7 +56,9 @@ pub(super) struct Allocation {
     pub(super) created: Created,
     /// Set for a TCP allocation.
     pub(super) connections: Option<Box<PeerConnections>>,
-    pub(super) _quota: QuotaGuard,
+    /// What it has carried of late, where that is limited.
+    meter: Option<Box<Meter>>,
+    quota: QuotaGuard,
 }
 
 /// The Allocate that made it.
@@ -179,8 +183,16 @@ impl Allocation {
             peers_more: 0,
             created,
             connections: None,
-            _quota: quota,
+            meter: None,
+            quota,
         }
+    }
+
+    /// Whether data is within the limits of the allocation and of its user.
+    pub(super) fn may_carry(&mut self, now: Instant, limits: &Limits, way: Direction, len: usize) -> bool {
+        let (own, user) = (limits.allocation_rate, limits.user_rate);
+        (!own.is_limited() || self.meter.get_or_insert_default().take(now, own, way, len))
+            && (!user.is_limited() || self.quota.meter.as_ref().is_none_or(|meter| meter.take(now, user, way, len)))
     }
 
     pub(super) fn relays(&self) -> &Relays {

@@ -7,6 +7,7 @@ use rand::RngExt;
 use super::allocation::{Allocation, Flow, NoFlow};
 use super::effect::{Effect, Forward, Prefix};
 use super::ids::{AllocationId, RelayId};
+use super::meter::Direction;
 use super::outcome::{DropReason, Outcome};
 use super::peer_policy::Reach;
 use super::server::{Now, Server};
@@ -76,6 +77,9 @@ impl Server {
         if allocation.is_away() {
             return Err(DropReason::ClientAway);
         }
+        if !allocation.may_carry(now.instant, &self.settings.limits, Direction::ToClient, payload.len()) {
+            return Err(DropReason::DataRate);
+        }
         let (prefix, padding) = match flow.channel {
             // RFC 8656 section 12.5: the server "MUST use the ChannelData message if a channel has been bound".
             Some(channel) => {
@@ -114,6 +118,13 @@ impl Server {
         }
         if payload.len() > DATAGRAM_LEN_MAX {
             return Err(DropReason::TooLong);
+        }
+        let limits = &self.settings.limits;
+        if limits.meter_data()
+            && let Some(allocation) = self.table.get_mut(id)
+            && !allocation.may_carry(now.instant, limits, Direction::ToPeers, payload.len())
+        {
+            return Err(DropReason::DataRate);
         }
         let forward = match reach {
             Reach::Network => Forward::ToPeer { relay, peer, payload: payload.clone(), dont_fragment },

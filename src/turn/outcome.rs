@@ -73,6 +73,8 @@ pub enum DropReason {
     ChallengeRateOfAll,
     /// More wrong credentials than are answered.
     FailureRate,
+    /// More data than an allocation or a user may send or be sent.
+    DataRate,
     /// Datagrams on a TCP allocation, whose peers have connections (RFC 6062).
     TcpAllocation,
     /// A peer has connected to an allocation that has too many connections; closed.
@@ -81,7 +83,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::UnknownProtocol,
         Self::Malformed(ParseError::NotStun),
         Self::Malformed(ParseError::Length),
@@ -107,6 +109,7 @@ impl DropReason {
         Self::ChallengeRate,
         Self::ChallengeRateOfAll,
         Self::FailureRate,
+        Self::DataRate,
         Self::TcpAllocation,
         Self::TooManyConnections,
     ];
@@ -139,6 +142,7 @@ impl DropReason {
             Self::ChallengeRate => "challenge_rate",
             Self::ChallengeRateOfAll => "challenge_rate_of_all",
             Self::FailureRate => "failure_rate",
+            Self::DataRate => "data_rate",
             Self::TcpAllocation => "tcp_allocation",
             Self::TooManyConnections => "too_many_connections",
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::meter::Meter;
 use super::settings::Limits;
 
 /// Counts of live allocations, shared by all workers.
@@ -14,9 +15,15 @@ pub struct Quotas {
 
 #[derive(Debug, Default)]
 struct Counts {
-    users: HashMap<Arc<str>, u32>,
+    users: HashMap<Arc<str>, User>,
     prefixes: HashMap<IpAddr, u32>,
     total: u32,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    allocations: u32,
+    meter: Arc<Meter>,
 }
 
 /// A place in the quotas, given back when it is dropped: it belongs to the allocation that it paid for.
@@ -24,6 +31,8 @@ struct Counts {
 pub(super) struct QuotaGuard {
     quotas: Arc<Quotas>,
     user: Option<Arc<str>>,
+    /// What the user's allocations carry together.
+    pub(super) meter: Option<Arc<Meter>>,
     prefix: IpAddr,
 }
 
@@ -52,7 +61,7 @@ impl Quotas {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let full = |limit: u32, count: u32, paid: bool| limit != 0 && count.saturating_sub(u32::from(paid)) >= limit;
         if let Some(user) = &user {
-            let count = counts.users.get(user).copied().unwrap_or(0);
+            let count = counts.users.get(user).map_or(0, |user| user.allocations);
             if full(limits.allocations_per_user, count, paid.is_some_and(|paid| paid.user.as_ref() == Some(user))) {
                 return Err(QuotaReached::User);
             }
@@ -68,10 +77,12 @@ impl Quotas {
         }
         counts.total += 1;
         *counts.prefixes.entry(prefix).or_default() += 1;
-        if let Some(user) = &user {
-            *counts.users.entry(Arc::clone(user)).or_default() += 1;
-        }
-        Ok(QuotaGuard { quotas: Arc::clone(self), user, prefix })
+        let meter = user.as_ref().map(|user| {
+            let user = counts.users.entry(Arc::clone(user)).or_default();
+            user.allocations += 1;
+            Arc::clone(&user.meter)
+        });
+        Ok(QuotaGuard { quotas: Arc::clone(self), user, meter, prefix })
     }
 
     /// How many allocations there are.
@@ -84,15 +95,16 @@ impl Drop for QuotaGuard {
     fn drop(&mut self) {
         let mut counts = self.quotas.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.total -= 1;
-        give_back(&mut counts.prefixes, &self.prefix);
+        give_back(&mut counts.prefixes, &self.prefix, |count| count);
         if let Some(user) = &self.user {
-            give_back(&mut counts.users, user);
+            give_back(&mut counts.users, user, |user| &mut user.allocations);
         }
     }
 }
 
-fn give_back<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
+fn give_back<K: std::hash::Hash + Eq, V>(counts: &mut HashMap<K, V>, key: &K, count: impl Fn(&mut V) -> &mut u32) {
+    if let Some(value) = counts.get_mut(key) {
+        let count = count(value);
         *count -= 1;
         if *count == 0 {
             counts.remove(key);

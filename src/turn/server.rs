@@ -250,9 +250,10 @@ impl Server {
         Some(self.table.get(relay.allocation)?.relays().get(relay.family)?.address)
     }
 
-    /// Where the data of a channel to a peer goes, while there is an allocation for it.
+    /// Where the data of a channel to a peer goes, while there is an allocation for it and nothing but its end to be watched:
+    /// what is metered passes through here.
     pub fn channel_path(&self, relay: RelayId, peer: PeerAddr) -> Option<ChannelPath> {
-        let allocation = self.table.get(relay.allocation)?;
+        let allocation = self.table.get(relay.allocation).filter(|_| !self.settings.limits.meter_data())?;
         let relayed = allocation.relays().get(relay.family)?.address;
         let beyond = match allocation.reach(peer.ip())? {
             Reach::Network => Beyond::Network,

@@ -134,6 +134,10 @@ pub struct Limits {
     pub channels_per_allocation: u16,
     /// Connections between one TCP allocation and its peers; each takes two descriptors.
     pub peer_connections_per_allocation: u16,
+    /// Application data of one allocation, in each direction.
+    pub allocation_rate: DataRate,
+    /// Application data of all allocations of one named user together, in each direction.
+    pub user_rate: DataRate,
     /// Binding requests a second that one source (IPv4 /32, IPv6 /64) is answered over UDP. 0 is no limit.
     ///
     /// 10,000 clients behind one NAT that keep their mapping alive every 10 s are 1000 a second, and all of them at the
@@ -155,7 +159,30 @@ pub struct Limits {
     pub failures_per_second: u32,
 }
 
+/// How much data may pass in a second; that of one second may come at once. 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataRate {
+    /// Payload alone.
+    pub bytes_per_second: u32,
+    pub packets_per_second: u32,
+}
+
+impl DataRate {
+    /// No limit.
+    pub const UNLIMITED: Self = Self { bytes_per_second: 0, packets_per_second: 0 };
+
+    /// Whether there is a limit.
+    pub fn is_limited(self) -> bool {
+        self != Self::UNLIMITED
+    }
+}
+
 impl Limits {
+    /// Whether data is limited at all.
+    pub fn meter_data(&self) -> bool {
+        self.allocation_rate.is_limited() || self.user_rate.is_limited()
+    }
+
     pub const DEFAULT: Self = Self {
         allocations_per_user: 100,
         allocations_total: 0,
@@ -163,6 +190,8 @@ impl Limits {
         permissions_per_allocation: 1024,
         channels_per_allocation: 1024,
         peer_connections_per_allocation: 64,
+        allocation_rate: DataRate::UNLIMITED,
+        user_rate: DataRate::UNLIMITED,
         bindings_per_second: 20_000,
         challenges_per_second: 1000,
         challenges_total_per_second: 50_000,

@@ -27,6 +27,7 @@ mod noise;
 mod peers;
 mod permission;
 mod quota;
+mod rates;
 mod redirect;
 mod refresh;
 mod relay_sockets;
