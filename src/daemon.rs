@@ -30,6 +30,7 @@ use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
 use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
+use crate::net::headroom::keep_back;
 use crate::net::inherited::{InheritError, Inherited};
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener};
@@ -444,7 +445,10 @@ fn load_tls(settings: &Settings) -> Result<Option<TlsAcceptConfig>, Failure> {
 /// One descriptor goes to each allocation, and one to each stream.
 fn tell_descriptors() {
     match raise_descriptor_limit().or_else(|_| descriptor_limits().map(|limits| limits.soft)) {
-        Ok(limit) => info!(descriptors = limit, "each allocation takes one descriptor, each stream one"),
+        Ok(limit) => {
+            let descriptors = keep_back(limit);
+            info!(descriptors, "each allocation takes one descriptor, each stream one");
+        }
         Err(error) => warn!(%error, "the limit on descriptors cannot be read"),
     }
 }

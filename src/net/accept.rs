@@ -23,6 +23,7 @@ use tokio_rustls::StartHandshake;
 use tracing::debug;
 
 use super::admission::{AcceptCounters, Admission, ConnectionGuard};
+use super::headroom::spare;
 use super::proxy::{Announced, Preamble};
 use super::tls::TlsAcceptConfig;
 
@@ -96,7 +97,7 @@ where
     let mut openings = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept() => match accepted.and_then(spared) {
                 Ok((stream, client)) => {
                     AcceptCounters::count(&door.admission.counters.accepted);
                     if let Some(guard) = door.admit(client) {
@@ -113,6 +114,12 @@ where
             Some(_) = openings.join_next() => {}
         }
     }
+}
+
+/// Closes a connection that would have one of the last descriptors.
+fn spared((stream, client): (TcpStream, SocketAddr)) -> io::Result<(TcpStream, SocketAddr)> {
+    spare(&stream)?;
+    Ok((stream, client))
 }
 
 /// What all connections of a listener share.

@@ -15,7 +15,7 @@
 //! - [`stream`], [`buffers`]: established streams in a worker's own loop.
 //! - [`peer`]: TCP between relayed addresses and peers.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
-//! - [`interfaces`]: this host's addresses and descriptor limits.
+//! - [`interfaces`], [`headroom`]: this host's addresses and descriptor limits, and what of those is kept back.
 //! - [`address_watch`]: being told when the addresses change.
 
 pub mod accept;
@@ -26,6 +26,7 @@ pub mod certificate;
 mod control;
 pub mod datagrams;
 pub mod error_queue;
+pub mod headroom;
 pub mod inherited;
 pub mod interfaces;
 mod open_error;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use libc::c_int;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::headroom::spare;
 pub use super::open_error::{OpenError, Purpose, Reason};
 use crate::address::Family;
 
@@ -102,6 +103,7 @@ pub(super) fn adopt_udp_listeners(
 pub fn open_relay(address: SocketAddr, options: &UdpOptions) -> Result<UdpSocket, OpenError> {
     let opening = Opening { purpose: Purpose::Relay, address };
     let socket = opening.udp_socket(relay_options(Family::of(address.ip())), options)?;
+    spare(&socket).map_err(|error| opening.failed(error))?;
     opening.bind(&socket, address)?;
     Ok(socket.into())
 }

@@ -20,6 +20,7 @@ mod credentials;
 mod doctor;
 mod first_run;
 mod flood;
+mod headroom;
 mod import;
 mod inherited;
 mod lifetimes;
