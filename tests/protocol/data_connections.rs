@@ -359,3 +359,22 @@ fn a_worker_that_fails_leaves_no_number_behind() {
     world.advance(secs(60));
     assert_no_leak(&world);
 }
+
+#[test]
+fn a_reload_that_switches_them_off_leaves_what_there_is() {
+    let mut world = world();
+    let (mut client, relay) = allocated(&mut world);
+    client.permit(&mut world, &[PEER]);
+    let id = connect(&mut world, &mut client, PEER);
+    assert_eq!(bind(&mut world, &mut data(1), id).result(), Ok(()));
+    world.reload(|setup| setup.turn.tcp_allocations = false);
+    let mut other = Client::over("198.51.100.2:1000", Transport::Tcp);
+    assert_eq!(crate::tcp_allocations::allocate_with(&mut world, &mut other, |_| {}).result(), Err(442));
+    world.bytes_pass(PeerConnectionId(id), 1000, 50);
+    assert_eq!(client.refresh(&mut world, None).result(), Ok(()));
+    assert!(world.listens(relay) && world.connections.len() == 1);
+    client.refresh(&mut world, Some(0));
+    assert_eq!(world.ended()[0].traffic.bytes_to_peers, 1000);
+    world.advance(secs(60));
+    assert_no_leak(&world);
+}
