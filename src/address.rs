@@ -12,14 +12,36 @@ pub enum Transport {
     Udp,
     Tcp,
     Tls,
+    /// DTLS over UDP (RFC 7350).
+    Dtls,
 }
 
 impl Transport {
     /// Whether messages arrive on a byte stream, so that framing and ChannelData padding apply (RFC 8656 section 12.5).
     pub fn is_stream(self) -> bool {
         match self {
-            Self::Udp => false,
+            Self::Udp | Self::Dtls => false,
             Self::Tcp | Self::Tls => true,
+        }
+    }
+
+    /// Whether a client has proved its address before its first message, and its end is told: a connection, or an
+    /// association of DTLS.
+    pub fn is_connected(self) -> bool {
+        match self {
+            Self::Udp => false,
+            Self::Tcp | Self::Tls | Self::Dtls => true,
+        }
+    }
+
+    /// The longest message that one datagram or record carries; a stream sets no bound.
+    ///
+    /// UDP: 65,535 without the headers of IPv4 and UDP. DTLS: one record (RFC 6347 section 4.1.1).
+    pub fn message_len_max(self) -> usize {
+        match self {
+            Self::Udp => 65_507,
+            Self::Dtls => 16_384,
+            Self::Tcp | Self::Tls => usize::MAX,
         }
     }
 
@@ -29,6 +51,7 @@ impl Transport {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Dtls => "dtls",
         }
     }
 }

@@ -43,7 +43,9 @@ use crate::service_manager;
 use crate::turn::{self, Drain, PeerPolicy, Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
 use crate::worker::settings::{Backend, ListenerKind};
-use crate::worker::{Berth, Command, HeldSockets, Legacy, Past, REST_BUFFER_BYTES, Report, WorkerHandle, rules};
+use crate::worker::{
+    Berth, Command, DtlsDoor, HeldSockets, Legacy, Past, REST_BUFFER_BYTES, Report, WorkerHandle, rules,
+};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -139,10 +141,11 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(host("start the runtime"))?;
     let (ended, mut endings) = mpsc::unbounded_channel();
-    let crew = Crew::start(settings, workers, sockets.udp, ended)?;
+    let admission = Admission::new(settings.accept);
+    let dtls = dtls_door(tls.as_ref(), &admission)?;
+    let crew = Crew::start(settings, workers, sockets.udp, dtls, ended)?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new().map_err(host("listen to signals"))?;
-        let admission = Admission::new(settings.accept);
         let next = Arc::new(AtomicUsize::new(0));
         for (listener, accept, proxies) in sockets.streams {
             let sink = crew.sink(&next);
@@ -184,8 +187,9 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
 
 /// Every socket that clients reach, open before anything else happens.
 struct Sockets {
-    /// By worker, then by listener. They live as long as the daemon, whatever becomes of its workers.
-    udp: Vec<Vec<Queues>>,
+    /// By worker, then by listener, each with what it answers. They live as long as the daemon, whatever becomes of its
+    /// workers.
+    udp: Vec<Vec<(Queues, Accept)>>,
     /// Each with what it answers and the proxies that it believes.
     streams: Vec<(TcpListener, Accept, Vec<IpNet>)>,
     metrics: Option<TcpListener>,
@@ -199,7 +203,7 @@ impl Sockets {
             Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new(), metrics: None, admin: None };
         for listener in &settings.listeners {
             match listener.kind {
-                ListenerKind::Udp => {
+                ListenerKind::Udp(accept) => {
                     let passed = inherited.udp_listeners(listener.address, workers, &UdpOptions::LISTENER);
                     let group = match passed.map_err(Failure::Inherited)? {
                         // The group is older than this process, and the order of its sockets not this one's to know.
@@ -207,7 +211,7 @@ impl Sockets {
                         None => open_group(listener.address, workers, &settings.turn)?,
                     };
                     for (worker, queues) in sockets.udp.iter_mut().zip(group) {
-                        worker.push(queues);
+                        worker.push((queues, accept));
                     }
                 }
                 ListenerKind::Stream(accept) => {
@@ -268,7 +272,8 @@ impl Crew {
     fn start(
         settings: &Settings,
         workers: usize,
-        listeners: Vec<Vec<Queues>>,
+        listeners: Vec<Vec<(Queues, Accept)>>,
+        dtls: Option<DtlsDoor>,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
         let policy = policy(settings, None);
@@ -286,7 +291,8 @@ impl Crew {
             mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
         {
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&shared), held.clone());
-            let berth = Berth { id, settings: settings.worker, shared, held, offload: offload.clone(), listeners };
+            let (settings, offload, dtls) = (settings.worker, offload.clone(), dtls.clone());
+            let berth = Berth { id, settings, shared, held, offload, listeners, dtls };
             let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
             let notice = EndNotice(index, ended.clone());
             let thread = match backend {
@@ -395,7 +401,7 @@ fn start_offload(settings: &Settings) -> Option<Offload> {
     if mode == Mode::Off {
         return None;
     }
-    let listeners = settings.listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
+    let listeners = settings.listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Udp(_)));
     let relays = settings.turn.relay_addresses.iter().map(|relay| relay.bind);
     let addresses: Vec<_> = listeners.map(|listener| listener.address.ip()).chain(relays).collect();
     match Offload::start(&settings.offload, &addresses) {
@@ -440,6 +446,12 @@ fn load_tls(settings: &Settings) -> Result<Option<TlsAcceptConfig>, Failure> {
     }
     let config = tls::load(&TlsSettings { certificates: settings.tls.clone() }).map_err(Failure::Tls)?;
     Ok(Some(config))
+}
+
+/// What workers answer DTLS with.
+fn dtls_door(tls: Option<&TlsAcceptConfig>, admission: &Arc<Admission>) -> Result<Option<DtlsDoor>, Failure> {
+    let Some(tls) = tls else { return Ok(None) };
+    Ok(Some(DtlsDoor { config: tls.dtls().map_err(Failure::Tls)?, admission: Arc::clone(admission) }))
 }
 
 /// One descriptor goes to each allocation, and one to each stream.

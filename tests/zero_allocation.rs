@@ -61,7 +61,7 @@ fn the_counter_counts() {
 
 #[test]
 fn no_packet_of_a_channel_asks_the_heap_for_anything() {
-    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls] {
         let mut lab = Lab::with_allocations(CLIENTS, transport);
         let message = channel_data(160);
         let asked = asked_during(|| {

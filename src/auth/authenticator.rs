@@ -231,7 +231,7 @@ impl Authenticator {
             }
             AuthError::BadRequest | AuthError::UnexpectedToken | AuthError::StaleNonce => None,
         };
-        let proved_path = client.transport.is_stream() || error != AuthError::NoIntegrity;
+        let proved_path = client.transport.is_connected() || error != AuthError::NoIntegrity;
         let fits =
             || Challenge::fits_with_algorithms(&self.realm, third_party, self.offer, request, client.client.family());
         let features =

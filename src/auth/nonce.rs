@@ -122,6 +122,7 @@ fn transport_code(transport: Transport) -> u8 {
         Transport::Udp => 1,
         Transport::Tcp => 2,
         Transport::Tls => 3,
+        Transport::Dtls => 4,
     }
 }
 

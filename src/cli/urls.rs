@@ -6,7 +6,7 @@ use crate::address::Family;
 use crate::config::Settings;
 use crate::worker::settings::{Accept, Listener, ListenerKind};
 
-/// The URLs of all listeners: UDP first, then TCP, then TLS.
+/// The URLs of all listeners: UDP first, then TCP, then TLS. DTLS is left out: no browser speaks it with a server.
 ///
 /// `host` stands for every address when given. Without it wildcard listeners are reached at the first public address of
 /// their family, and TLS at the first name of the first certificate, as an address would not match it.
@@ -43,11 +43,12 @@ enum Way {
 impl Way {
     fn leads_to(self, kind: ListenerKind) -> bool {
         match (self, kind) {
-            (Self::Udp, ListenerKind::Udp)
+            (Self::Udp, ListenerKind::Udp(Accept::Both | Accept::Plain))
             | (Self::Tcp, ListenerKind::Stream(Accept::Both | Accept::Plain))
             | (Self::Tls, ListenerKind::Stream(Accept::Both | Accept::Tls)) => true,
             (Self::Udp, ListenerKind::Stream(_))
-            | (Self::Tcp | Self::Tls, ListenerKind::Udp)
+            | (Self::Tcp | Self::Tls, ListenerKind::Udp(_))
+            | (Self::Udp, ListenerKind::Udp(Accept::Tls))
             | (Self::Tcp, ListenerKind::Stream(Accept::Tls))
             | (Self::Tls, ListenerKind::Stream(Accept::Plain)) => false,
         }

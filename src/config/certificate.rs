@@ -90,7 +90,8 @@ fn is_about_key(error: &TlsError) -> bool {
         | TlsError::NoCertificate { .. }
         | TlsError::InvalidCertificate { .. }
         | TlsError::ChainOrder { .. }
-        | TlsError::Library(_) => false,
+        | TlsError::Library(_)
+        | TlsError::Dtls { .. } => false,
     }
 }
 

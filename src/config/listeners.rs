@@ -7,10 +7,11 @@ use ipnet::IpNet;
 
 use super::certificate::{self, CertificateFacts};
 use super::host::HostFacts;
-use super::problem::{At, Report};
+use super::problem::{At, Problem, Report};
 use super::relay;
 use super::section::{Entry, Section};
 use super::settings::CertificateFiles;
+use crate::net::dtls;
 use crate::worker::settings::{Accept, Listener, ListenerKind};
 
 /// What the file calls a listener, before wildcards are spread over the families.
@@ -30,10 +31,11 @@ enum Host {
 }
 
 /// The listeners there are when none is configured.
-const DEFAULT: [Spec; 3] = [
-    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Udp, proxies: Vec::new() },
+const DEFAULT: [Spec; 4] = [
+    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Udp(Accept::Both), proxies: Vec::new() },
     Spec { host: Host::Any, port: 3478, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() },
     Spec { host: Host::Any, port: 5349, kind: ListenerKind::Stream(Accept::Tls), proxies: Vec::new() },
+    Spec { host: Host::Any, port: 5349, kind: ListenerKind::Udp(Accept::Tls), proxies: Vec::new() },
 ];
 
 /// Reads `listener`. Without TLS what is left of it is plain.
@@ -53,8 +55,7 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
     for Entry { value: spec, at } in specs {
         let Some(kind) = without_tls(spec.kind, tls) else {
             if !are_default {
-                let remedy = "set tls.certificate and tls.key, or remove the listener";
-                report.problem(at.problem("answers TLS alone, and there is no certificate", "a certificate", remedy));
+                report.problem(why_not(spec.kind, tls, &at));
             }
             continue;
         };
@@ -71,8 +72,8 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
 }
 
 fn same_socket(one: &Listener, other: &Listener) -> bool {
-    let udp = |listener: &Listener| listener.kind == ListenerKind::Udp;
-    one.address == other.address && udp(one) == udp(other)
+    let is_udp = |listener: &Listener| matches!(listener.kind, ListenerKind::Udp(_));
+    one.address == other.address && is_udp(one) == is_udp(other)
 }
 
 /// What a listener speaks when there may be no certificate; `None` is nothing.
@@ -80,8 +81,25 @@ fn without_tls(kind: ListenerKind, tls: bool) -> Option<ListenerKind> {
     match kind {
         ListenerKind::Stream(Accept::Both) if !tls => Some(ListenerKind::Stream(Accept::Plain)),
         ListenerKind::Stream(Accept::Tls) if !tls => None,
-        ListenerKind::Udp | ListenerKind::Stream(Accept::Both | Accept::Tls | Accept::Plain) => Some(kind),
+        ListenerKind::Udp(Accept::Both) if !(tls && dtls::IS_BUILT_IN) => Some(ListenerKind::Udp(Accept::Plain)),
+        ListenerKind::Udp(Accept::Tls) if !(tls && dtls::IS_BUILT_IN) => None,
+        ListenerKind::Udp(Accept::Both | Accept::Tls | Accept::Plain)
+        | ListenerKind::Stream(Accept::Both | Accept::Tls | Accept::Plain) => Some(kind),
     }
+}
+
+/// Why a listener for TLS or DTLS alone has nothing to say.
+fn why_not(kind: ListenerKind, tls: bool, at: &At) -> Problem {
+    let name = match kind {
+        ListenerKind::Udp(_) => "DTLS",
+        ListenerKind::Stream(_) => "TLS",
+    };
+    if tls {
+        let words = format!("answers {name} alone, which this ferryd was built without");
+        return at.problem(words, "a ferryd with DTLS", "build it with the feature dtls, or remove the listener");
+    }
+    let remedy = "set tls.certificate and tls.key, or remove the listener";
+    at.problem(format!("answers {name} alone, and there is no certificate"), "a certificate", remedy)
 }
 
 fn spread(spec: Spec, host: &HostFacts) -> Vec<Listener> {
@@ -104,13 +122,20 @@ enum Wire {
     Tcp,
 }
 
+/// Words of `accept` that both transports have.
+const BOTH: (&str, Accept) = ("both", Accept::Both);
+const PLAIN: (&str, Accept) = ("plain", Accept::Plain);
+
 fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Option<Entry<Spec>> {
     let at = section.at("address");
     let before = report.problems.len();
     let address = section.text("address", report);
     let wire = section.word("transport", &[("udp", Wire::Udp), ("tcp", Wire::Tcp)], report);
-    let accept_words = [("both", Accept::Both), ("tls", Accept::Tls), ("plain", Accept::Plain)];
-    let accept = section.word("accept", &accept_words, report);
+    let accept = match wire.as_ref().map(|wire| wire.value) {
+        Some(Wire::Udp) => section.word("accept", &[BOTH, ("dtls", Accept::Tls), PLAIN], report),
+        Some(Wire::Tcp) => section.word("accept", &[BOTH, ("tls", Accept::Tls), PLAIN], report),
+        None => section.word("accept", &[BOTH, ("tls", Accept::Tls), ("dtls", Accept::Tls), PLAIN], report),
+    };
     let transport_at = section.at("transport");
     let proxies = section.texts("proxy-protocol", report, relay::parse_range);
     section.finish(report);
@@ -122,9 +147,6 @@ fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Opti
         let remedy = "write transport = \"udp\"";
         report.problem(transport_at.problem("is missing", "\"udp\" or \"tcp\"", remedy));
     }
-    if let (Some(Wire::Udp), Some(accept)) = (wire.as_ref().map(|wire| wire.value), &accept) {
-        report.problem(accept.at.problem("stands on a udp listener", "accept on tcp listeners only", "remove it"));
-    }
     if let (Some(Wire::Udp), Some(range)) = (wire.as_ref().map(|wire| wire.value), proxies.first()) {
         let remedy = "remove it: no datagram proxy announces clients in a form that others read; keep their addresses";
         report.problem(range.at.problem("stands on a udp listener", "proxy-protocol on tcp listeners only", remedy));
@@ -133,9 +155,10 @@ fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Opti
         report.warn(&range.at, "whoever reaches the listener may say that it is any client; name the proxies alone");
     }
     let (host_part, port) = parse_address(&address?, host, report)?;
+    let accept = accept.map_or(Accept::Both, |accept| accept.value);
     let kind = match wire?.value {
-        Wire::Udp => ListenerKind::Udp,
-        Wire::Tcp => ListenerKind::Stream(accept.map_or(Accept::Both, |accept| accept.value)),
+        Wire::Udp => ListenerKind::Udp(accept),
+        Wire::Tcp => ListenerKind::Stream(accept),
     };
     let proxies = proxies.into_iter().map(|range| range.value).collect();
     Some(Entry { value: Spec { host: host_part, port, kind, proxies }, at })

@@ -164,7 +164,7 @@ fn read(
     let section = extensions.section("nat-behavior", report);
     turn.nat_behavior = nat_behavior::read(section, &mut listeners, &turn.relay_addresses, host, report);
     extensions.finish(report);
-    let udp = listeners.iter().filter(|listener| listener.kind == ListenerKind::Udp);
+    let udp = listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Udp(_)));
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
     let own = redirect::Own { addresses: &turn.peers.own_addresses, listeners: &listeners };
     turn.redirect = redirect::read(root.section("redirect", report), &own, report);
@@ -174,7 +174,7 @@ fn read(
     let runtime_directory = systemd_directory(environment, "RUNTIME_DIRECTORY");
     let mut admin = admin::read(root.section("admin", report), runtime_directory, report);
     admin.drain = drain;
-    let streams = listeners.iter().filter(|listener| listener.kind != ListenerKind::Udp);
+    let streams = listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Stream(_)));
     turn.peers.service_ports = streams.map(|listener| listener.address.port()).collect();
     turn.peers.service_ports.extend(metrics.map(|address| address.port()));
     let log = read_log(root.section("log", report), report);

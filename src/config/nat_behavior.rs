@@ -9,7 +9,7 @@ use super::section::{Entry, Section};
 use crate::address::Family;
 use crate::turn::nat_behavior::{Endpoints, NatBehavior};
 use crate::turn::settings::RelayAddress;
-use crate::worker::settings::{Listener, ListenerKind};
+use crate::worker::settings::{Accept, Listener, ListenerKind};
 
 /// The alternate port unless another one is named: the one behind that of STUN, as RFC 3489 servers have it.
 const ALTERNATE_PORT: u16 = 3479;
@@ -75,7 +75,8 @@ fn read_family(
             ));
         }
     }
-    let udp = |listener: &&Listener| listener.kind == ListenerKind::Udp && listener.address.port() != 0;
+    let plain_udp = |kind| matches!(kind, ListenerKind::Udp(Accept::Both | Accept::Plain));
+    let udp = |listener: &&Listener| plain_udp(listener.kind) && listener.address.port() != 0;
     let primary_listener = listeners.iter().filter(udp).find(|listener| serves(listener, primary.value));
     let Some(primary_port) = primary_listener.map(|listener| listener.address.port()) else {
         let words = format!("no udp listener is on {}", primary.value);
@@ -111,7 +112,7 @@ fn listen(endpoints: &Endpoints, listeners: &mut Vec<Listener>) {
 
 fn is_udp(kind: ListenerKind) -> bool {
     match kind {
-        ListenerKind::Udp => true,
+        ListenerKind::Udp(_) => true,
         ListenerKind::Stream(_) => false,
     }
 }
@@ -154,7 +155,7 @@ mod tests {
     fn wildcard_listeners_serve_both_addresses_and_the_alternate_port_is_added() {
         let settings = read("[extensions.nat-behavior]\naddresses = [\"192.0.2.10\", \"10.0.0.5\"]").unwrap();
         let added = &listeners(&settings)[4..];
-        let expected = ["192.0.2.10:3479 Udp", "192.0.2.10:3479 Stream(Plain)", "10.0.0.5:3479 Udp"];
+        let expected = ["192.0.2.10:3479 Udp(Plain)", "192.0.2.10:3479 Stream(Plain)", "10.0.0.5:3479 Udp(Plain)"];
         assert_eq!(added[..3], expected);
         assert_eq!(added[3..], ["10.0.0.5:3479 Stream(Plain)"]);
         let offer = settings.turn.nat_behavior.unwrap();
@@ -169,7 +170,12 @@ mod tests {
         let listener = "listener = [{ address = \"192.0.2.10:443\", transport = \"udp\" }]\n";
         let extension = "[extensions.nat-behavior]\naddresses = [\"192.0.2.10\", \"10.0.0.5\"]\nalternate-port = 444";
         let settings = read(&format!("{listener}{extension}")).unwrap();
-        let expected = ["192.0.2.10:443 Udp", "10.0.0.5:443 Udp", "192.0.2.10:444 Udp", "10.0.0.5:444 Udp"];
+        let expected = [
+            "192.0.2.10:443 Udp(Plain)",
+            "10.0.0.5:443 Udp(Plain)",
+            "192.0.2.10:444 Udp(Plain)",
+            "10.0.0.5:444 Udp(Plain)",
+        ];
         assert_eq!(listeners(&settings), expected);
     }
 

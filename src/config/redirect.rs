@@ -28,12 +28,13 @@ pub(super) fn read(mut section: Section, own: &Own<'_>, report: &mut Report) -> 
         named.v6 = named.v6.or_else(|| every.v6.clone());
         named.settle(own, is_asked, report)
     };
-    let udp = of("udp", |kind| matches!(kind, ListenerKind::Udp), report);
+    let udp = of("udp", |kind| matches!(kind, ListenerKind::Udp(_)), report);
     let tcp = of("tcp", |kind| matches!(kind, ListenerKind::Stream(_)), report);
     let tls = of("tls", |kind| matches!(kind, ListenerKind::Stream(_)), report);
+    let dtls = of("dtls", |kind| matches!(kind, ListenerKind::Udp(_)), report);
     section.finish(report);
     let nowhere = Alternates::default();
-    if [udp, tcp, tls] == [nowhere; 3] {
+    if [udp, tcp, tls, dtls] == [nowhere; 4] {
         if let Some(domain) = domain {
             let words = format!("names \"{}\", and no server is named", domain.value);
             let remedy = "write the server's address and port, or remove the key";
@@ -41,7 +42,7 @@ pub(super) fn read(mut section: Section, own: &Own<'_>, report: &mut Report) -> 
         }
         return None;
     }
-    Some(Redirect { udp, tcp, tls, domain: domain.map(|entry| entry.value) })
+    Some(Redirect { udp, tcp, tls, dtls, domain: domain.map(|entry| entry.value) })
 }
 
 /// The addresses of one table, not yet judged.
@@ -156,7 +157,7 @@ mod tests {
         one("v6 = \"203.0.113.7:3478\"", "such as \"[2001:db8::7]:3478\"");
         one("domain = \"b.example.org\"", "names \"b.example.org\", and no server is named");
         one("v4 = \"203.0.113.7:3478\"\ndomain = \"b example\"", "expected a DNS name of at most 255 ASCII characters");
-        one("v4 = \"203.0.113.7:3478\"\ndtls = 1", "redirect.dtls: unknown key");
+        one("v4 = \"203.0.113.7:3478\"\nsctp = 1", "redirect.sctp: unknown key");
         let loopback = load_text("[redirect]\nv4 = \"127.0.0.1:3479\"").unwrap().warnings;
         assert!(loopback[0].contains("which clients do not follow"), "{loopback:?}");
     }

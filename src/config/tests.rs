@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::settings::{SecretAlgorithm, UserCredential};
+use crate::net::dtls;
 use crate::worker::settings::{Accept, ListenerKind};
 
 pub(super) fn host() -> HostFacts {
@@ -69,7 +70,7 @@ fn nothing_configured_is_safe_and_complete() {
         settings.listeners.iter().map(|listener| format!("{} {:?}", listener.address, listener.kind)).collect();
     assert_eq!(
         listeners,
-        ["0.0.0.0:3478 Udp", "[::]:3478 Udp", "0.0.0.0:3478 Stream(Plain)", "[::]:3478 Stream(Plain)"]
+        ["0.0.0.0:3478 Udp(Plain)", "[::]:3478 Udp(Plain)", "0.0.0.0:3478 Stream(Plain)", "[::]:3478 Stream(Plain)"]
     );
 }
 
@@ -233,7 +234,7 @@ fn listeners_spread_the_star_and_keep_exact_addresses() {
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
     assert_eq!(addresses, ["0.0.0.0:443", "[::]:443", "[2001:db8::10]:80"]);
     assert_eq!(listeners[0].kind, ListenerKind::Stream(Accept::Plain));
-    assert_eq!(listeners[2].kind, ListenerKind::Udp);
+    assert_eq!(listeners[2].kind, ListenerKind::Udp(Accept::Plain), "both, without a certificate");
 }
 
 #[test]
@@ -281,7 +282,15 @@ fn wrong_listeners_are_told_apart() {
     starts("{ transport = \"udp\" }", "listener #1 address: is missing");
     starts("{ address = \"*:1\" }", "listener #1 transport: is missing");
     starts("{ address = \"*:1\", transport = \"tls\" }", "expected one of \"udp\", \"tcp\"");
-    starts("{ address = \"*:1\", transport = \"udp\", accept = \"tls\" }", "stands on a udp listener");
+    starts(
+        "{ address = \"*:1\", transport = \"udp\", accept = \"tls\" }",
+        "expected one of \"both\", \"dtls\", \"plain\"",
+    );
+    starts(
+        "{ address = \"*:1\", transport = \"tcp\", accept = \"dtls\" }",
+        "expected one of \"both\", \"tls\", \"plain\"",
+    );
+    starts("{ address = \"*:1\", transport = \"udp\", accept = \"dtls\" }", "DTLS alone, and there is no certificate");
     starts("{ address = \"*:1\", transport = \"tcp\", acept = \"tls\" }", "did you mean accept?");
     starts("{ address = \"*:1\", transport = \"tcp\", accept = \"tls\" }", "there is no certificate");
     starts(
@@ -301,8 +310,13 @@ fn a_certificate_turns_tls_on() {
     let text = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
     let loaded = load_text(&text).unwrap();
     assert!(loaded.settings.serves_tls());
-    assert_eq!(loaded.settings.listeners.len(), 6);
-    assert_eq!(loaded.settings.listeners[4].kind, ListenerKind::Stream(Accept::Tls));
+    let kinds: Vec<_> = loaded.settings.listeners.iter().map(|listener| listener.kind).collect();
+    let (udp, tls) = (ListenerKind::Udp(Accept::Both), ListenerKind::Stream(Accept::Tls));
+    if dtls::IS_BUILT_IN {
+        assert_eq!((kinds.len(), kinds[0], kinds[4], kinds[6]), (8, udp, tls, ListenerKind::Udp(Accept::Tls)));
+    } else {
+        assert_eq!((kinds.len(), kinds[0], kinds[4]), (6, ListenerKind::Udp(Accept::Plain), tls));
+    }
     assert_eq!(loaded.certificates[0].content.names, ["turn.example.org"]);
     assert!(loaded.warnings.iter().any(|words| words.contains("everybody may read the private key")));
 }

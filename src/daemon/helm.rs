@@ -261,7 +261,7 @@ fn named(order: &DrainOrder) -> Option<Redirect> {
     let every = alternates(&order.redirect);
     let tls = alternates(&order.redirect_tls);
     let tls = Alternates { v4: tls.v4.or(every.v4), v6: tls.v6.or(every.v6) };
-    Some(Redirect { udp: every, tcp: every, tls, domain: order.domain.clone() })
+    Some(Redirect { udp: every, tcp: every, tls, dtls: tls, domain: order.domain.clone() })
 }
 
 fn alternates(addresses: &[SocketAddr]) -> Alternates {

@@ -27,12 +27,12 @@ use super::headroom::spare;
 use super::proxy::{Announced, Preamble};
 use super::tls::TlsAcceptConfig;
 
-/// What a stream listener answers; the rest is closed without a byte.
+/// What a listener answers; the rest of a stream is closed without a byte, and the rest of datagrams dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
-    /// Plain STUN and TLS, told apart by the first bytes.
+    /// Plain STUN and TLS, which is DTLS over UDP, told apart by the first bytes.
     Both,
-    /// TLS alone: what looks like TLS on 443 must answer nothing else.
+    /// TLS or DTLS alone: what looks like TLS on 443 must answer nothing else.
     Tls,
     /// Plain STUN alone.
     Plain,

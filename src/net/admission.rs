@@ -1,4 +1,4 @@
-//! How many stream connections are let in, from whom, and what became of the others.
+//! How many connections and associations are let in, from whom, and what became of the others.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,20 +101,32 @@ struct Inside {
     by_source: HashMap<Source, u32, foldhash::quality::RandomState>,
 }
 
+/// Where connections come from, as limits count them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Source {
+pub enum Source {
+    /// An IPv4 address.
     V4(u32),
     /// The upper 64 bits: hosts choose the lower ones as they please.
     V6(u64),
 }
 
 impl Source {
-    fn of(ip: IpAddr) -> Self {
+    /// The source that an address belongs to.
+    pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip.to_bits()),
             IpAddr::V6(ip) => Self::V6((ip.to_bits() >> 64) as u64),
         }
     }
+}
+
+/// Which limit keeps a client out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Too many connections of the source.
+    Source,
+    /// Too many connections in total.
+    Total,
 }
 
 /// A connection's place inside; dropping it gives the place back.
@@ -177,20 +189,46 @@ impl Admission {
 
     /// Lets a client in or counts the refusal; the caller then closes at once.
     pub fn admit(self: &Arc<Self>, client: SocketAddr) -> Option<ConnectionGuard> {
-        let mut guard = self.admit_unnamed()?;
-        guard.name(client).then_some(guard)
+        match self.enter(client) {
+            Ok(guard) => Some(guard),
+            Err(refusal) => {
+                self.count_refusal(refusal);
+                None
+            }
+        }
+    }
+
+    /// Lets a client in; a refusal is the caller's to count.
+    pub fn enter(self: &Arc<Self>, client: SocketAddr) -> Result<ConnectionGuard, Refusal> {
+        let mut guard = self.enter_unnamed()?;
+        let source = Source::of(client.ip());
+        if !self.inside().place(source) {
+            return Err(Refusal::Source);
+        }
+        guard.source = Some(source);
+        Ok(guard)
     }
 
     /// Lets a proxy in, whose clients are many; [`ConnectionGuard::name`] counts the one that it names.
     pub(super) fn admit_unnamed(self: &Arc<Self>) -> Option<ConnectionGuard> {
+        self.enter_unnamed().map_err(|refusal| self.count_refusal(refusal)).ok()
+    }
+
+    fn enter_unnamed(self: &Arc<Self>) -> Result<ConnectionGuard, Refusal> {
         let mut inside = self.inside();
         let max = inside.limits.connections_max;
         if max != 0 && inside.total >= max {
-            AcceptCounters::count(&self.counters.refused_total_limit);
-            return None;
+            return Err(Refusal::Total);
         }
         inside.total += 1;
-        Some(ConnectionGuard { admission: self.clone(), source: None })
+        Ok(ConnectionGuard { admission: self.clone(), source: None })
+    }
+
+    fn count_refusal(&self, refusal: Refusal) {
+        AcceptCounters::count(match refusal {
+            Refusal::Total => &self.counters.refused_total_limit,
+            Refusal::Source => &self.counters.refused_source_limit,
+        });
     }
 
     /// Connections inside now, those in handshake included.

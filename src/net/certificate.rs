@@ -85,6 +85,8 @@ pub enum TlsError {
     ChainOrder { key: PathBuf, certificate: PathBuf },
     /// The TLS library refuses to start: no randomness for ticket keys.
     Library(RustlsError),
+    /// DTLS cannot start: no randomness for the key of its cookies.
+    Dtls { reason: String },
 }
 
 /// A [`TlsError`] for the operator.
@@ -152,6 +154,11 @@ impl TlsError {
                 "random numbers from the kernel",
                 "check that ferryd may call getrandom",
             ),
+            Self::Dtls { reason } => (
+                format!("DTLS cannot be set up ({reason})"),
+                "random numbers from the kernel",
+                "check that ferryd may call getrandom",
+            ),
         };
         TlsErrorWords { found, expected, remedy }
     }
@@ -175,6 +182,7 @@ impl std::error::Error for TlsError {
             | Self::NoKey { .. }
             | Self::EncryptedKey { .. }
             | Self::UnsupportedKey { .. }
+            | Self::Dtls { .. }
             | Self::KeyMismatch { .. }
             | Self::ChainOrder { .. } => None,
         }

@@ -12,6 +12,7 @@
 //! - [`accept`], [`admission`]: from a listening socket to an established stream, and who is let in.
 //! - [`proxy`]: the client that a proxy names, in front of the client's own bytes.
 //! - [`tls`], [`certificate`]: what TLS listeners answer with.
+//! - [`dtls`]: associations of DTLS, in memory.
 //! - [`stream`], [`buffers`]: established streams in a worker's own loop.
 //! - [`peer`]: TCP between relayed addresses and peers.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
@@ -25,6 +26,7 @@ pub mod buffers;
 pub mod certificate;
 mod control;
 pub mod datagrams;
+pub mod dtls;
 pub mod error_queue;
 pub mod headroom;
 pub mod inherited;

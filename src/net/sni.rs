@@ -9,6 +9,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::CertificateContent;
+use super::dtls;
 
 /// A loaded certificate.
 pub(super) struct Entry {
@@ -16,6 +17,7 @@ pub(super) struct Entry {
     /// A first label `*` of a name stands for any one label (RFC 6125 section 6.4.3).
     pub(super) content: CertificateContent,
     pub(super) key: Arc<CertifiedKey>,
+    pub(super) dtls: dtls::Identity,
 }
 
 impl Entry {
@@ -35,6 +37,21 @@ impl Certificates {
     /// Replaces all certificates; handshakes in flight keep what they have chosen.
     pub(super) fn replace(&self, entries: Vec<Entry>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = entries.into();
+    }
+
+    /// The certificate that answers a client over DTLS; the choice is the same as over TLS.
+    pub(super) fn identity(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<dtls::Identity> {
+        choose(&self.entries(), name, schemes).map(|entry| entry.dtls.clone())
+    }
+
+    /// The certificate of a name, when there is one.
+    #[cfg(feature = "dtls")]
+    pub(super) fn named(&self, name: &str) -> Option<dtls::Identity> {
+        let entries = self.entries();
+        let named = |matches: fn(&str, &str) -> bool| {
+            entries.iter().find(|entry| entry.content.names.iter().any(|pattern| matches(pattern, name)))
+        };
+        named(is_exact).or_else(|| named(is_wildcard)).map(|entry| entry.dtls.clone())
     }
 
     /// The certificates in use.
@@ -93,7 +110,12 @@ mod tests {
         let entry = |(i, names): (usize, &&[&str])| {
             let test = TestCertificate::new(names);
             let (content, key) = load_pair(&test.files, &rustls::crypto::aws_lc_rs::default_provider()).unwrap();
-            Entry { file: i.to_string().into(), content, key: Arc::new(key) }
+            Entry {
+                file: i.to_string().into(),
+                content,
+                key: Arc::new(key),
+                dtls: dtls::identity(&test.files).unwrap(),
+            }
         };
         names.iter().enumerate().map(entry).collect()
     }

@@ -37,6 +37,8 @@ pub struct Rule {
 /// What must follow behind the first 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
+    /// Whatever there is.
+    Anything,
     /// At byte 4, this number.
     Number(u32),
     /// At byte 2, a length of what is behind byte 4, all of which is there.
@@ -123,6 +125,7 @@ fn block(rule: &Rule) -> Vec<libc::sock_filter> {
     block.go_on_if(JUMP_NOT_LESS, u32::from(*rule.begins.start()));
     block.go_on_unless(JUMP_GREATER, u32::from(*rule.begins.end()));
     match rule.then {
+        Then::Anything => {}
         Then::Number(number) => {
             block.step(LOAD_WORD, 4);
             block.go_on_if(JUMP_EQUAL, number);
@@ -269,7 +272,8 @@ mod tests {
     use super::*;
     use crate::net::test_support::wait_until;
 
-    const RULES: [Rule; 3] = [
+    const RULES: [Rule; 4] = [
+        Rule { begins: 0x17FE..=0x17FE, then: Then::Anything, queue: Queue::Many },
         Rule { begins: 0x4000..=0x4FFF, then: Then::Length, queue: Queue::Many },
         Rule { begins: 0x0016..=0x0016, then: Then::Number(0x2112_A442), queue: Queue::Many },
         Rule { begins: 0x0008..=0x0009, then: Then::Number(0x2112_A442), queue: Queue::Few },
@@ -325,6 +329,8 @@ mod tests {
                 *seen.entry((worker, number)).or_default() += 1;
                 let find = |bytes: &[u8]| arrives(&queues, &client, to, bytes);
                 assert_eq!(find(b"\x4f\xff\x00\x00"), (worker, Queue::Many, number));
+                assert_eq!(find(b"\x17\xfe\xfd"), (worker, Queue::Many, number), "data in DTLS");
+                assert_eq!(find(b"\x16\xfe\xfd"), (worker, Queue::Rest, 0), "a handshake");
                 assert_eq!(find(&stun(0x0016)), (worker, Queue::Many, number), "Send");
                 assert_eq!(find(&stun(0x0008)), (worker, Queue::Few, 0), "CreatePermission");
                 assert_eq!(find(&stun(0x0009)), (worker, Queue::Few, 0), "ChannelBind");

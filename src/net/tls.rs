@@ -10,6 +10,7 @@ use rustls::version::{TLS12, TLS13};
 
 use super::certificate::load_pair;
 pub use super::certificate::{CertificateContent, CertificateFiles, TlsError};
+use super::dtls::{self, DtlsConfig};
 use super::sni::{Certificates, Entry};
 
 /// The application protocols of RFC 7443, in order of preference.
@@ -65,6 +66,11 @@ impl TlsAcceptConfig {
         self.certificates.entries().iter().map(|entry| (entry.file.clone(), entry.content.clone())).collect()
     }
 
+    /// What answers DTLS, with the same certificates.
+    pub fn dtls(&self) -> Result<DtlsConfig, TlsError> {
+        DtlsConfig::new(self.certificates.clone())
+    }
+
     /// Chooses the configuration that answers a ClientHello.
     ///
     /// RFC 7443 names protocols that a client may offer; ALPN is never required. RFC 7301 section 3.2 would have a
@@ -87,7 +93,7 @@ fn load_entries(settings: &TlsSettings, provider: &CryptoProvider) -> Result<Vec
     }
     let load_one = |files: &CertificateFiles| {
         let (content, key) = load_pair(files, provider)?;
-        Ok(Entry { file: files.certificate.clone(), content, key: Arc::new(key) })
+        Ok(Entry { file: files.certificate.clone(), content, key: Arc::new(key), dtls: dtls::identity(files)? })
     };
     settings.certificates.iter().map(load_one).collect()
 }

@@ -19,7 +19,7 @@ use crate::net::certificate::CertificateContent;
 use crate::offload::{self, Total};
 use crate::stun::{ErrorCode, Method};
 use crate::turn::{DropReason, Shared};
-use crate::worker::Report;
+use crate::worker::{DtlsStatistics, Report};
 
 /// The media type of [`Snapshot::page`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -168,6 +168,7 @@ impl Snapshot {
             ("ring_full", statistics(|it| it.ring_full)),
             ("requests_shed", statistics(|it| it.requests_shed)),
             ("truncated", statistics(|it| it.truncated)),
+            ("dtls_unsent", statistics(|it| it.dtls.unsent)),
         ];
         let lost = lost.map(|(reason, count)| ([("reason", reason)], count));
         page.counters("queue_drops", "Messages dropped inside the daemon, by reason", lost)?;
@@ -220,6 +221,35 @@ impl Snapshot {
         page.counters("offload_dropped", "Packets that the kernel path dropped, by reason", dropped)
     }
 
+    fn dtls(&self, page: &mut Page<'_>) -> fmt::Result {
+        let associations = self.sum(|worker| worker.associations as u64);
+        page.gauge("dtls_associations", "Associations of DTLS, handshakes included", associations)?;
+        let count = |pick: fn(&DtlsStatistics) -> u64| self.sum(|worker| pick(&worker.statistics.dtls));
+        let cookies = count(|it| it.hello_verify_requests);
+        page.counter("dtls_hello_verify_requests", "ClientHellos that were answered with a cookie", cookies)?;
+        let outcomes = [
+            ("established", count(|it| it.established)),
+            ("refused_source_limit", count(|it| it.refused_source_limit)),
+            ("refused_total_limit", count(|it| it.refused_total_limit)),
+            ("refused_handshakes", count(|it| it.refused_handshakes)),
+            ("handshake_alert", count(|it| it.failed_alert)),
+            ("handshake_protocol", count(|it| it.failed_protocol)),
+            ("handshake_deadline", count(|it| it.failed_deadline)),
+        ];
+        let outcomes = outcomes.map(|(outcome, count)| ([("outcome", outcome)], count));
+        page.counters("dtls_handshakes", "Clients that brought their cookie back, by what became of them", outcomes)?;
+        let dropped = [
+            ("unrecognised", count(|it| it.unrecognised)),
+            ("not_dtls", count(|it| it.plain)),
+            ("no_association", count(|it| it.stray)),
+        ];
+        let dropped = dropped.map(|(reason, count)| ([("reason", reason)], count));
+        page.counters("dtls_dropped", "Datagrams at listeners that answer DTLS, dropped by reason", dropped)?;
+        let ended = [("silent", count(|it| it.silent)), ("replaced", count(|it| it.replaced))];
+        let ended = ended.map(|(reason, count)| ([("reason", reason)], count));
+        page.counters("dtls_ended", "Established associations that the daemon ended, by reason", ended)
+    }
+
     fn certificates(&self, page: &mut Page<'_>) -> fmt::Result {
         let label = |file: &Path| [("file", file.display().to_string())];
         let ends = self.certificates.iter().map(|(file, content)| (label(file), unix_seconds(content.not_after)));
@@ -240,6 +270,7 @@ impl Collector for Snapshot {
         self.sockets(&mut page)?;
         self.streams(&mut page)?;
         self.offload(&mut page)?;
+        self.dtls(&mut page)?;
         self.certificates(&mut page)
     }
 }

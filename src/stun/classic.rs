@@ -1,7 +1,7 @@
 //! "Classic STUN": Binding requests as RFC 3489 has them, without magic cookie and with a transaction id of 128 bits.
 
 use super::attribute::{Attribute, AttributeType};
-use super::header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId, join_type};
+use super::header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId, join_type, split_type};
 use super::message::{Attributes, ParseError};
 
 impl AttributeType {
@@ -96,6 +96,16 @@ impl<'a> ClassicRequest<'a> {
     pub fn has(&self, kind: AttributeType) -> bool {
         self.attribute(kind).is_some()
     }
+}
+
+/// The method and the transaction id of a request that is whole but for its magic cookie.
+pub fn cookieless_request(bytes: &[u8]) -> Option<(Method, ClassicId)> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>()?;
+    let [type_high, type_low, len_high, len_low, id @ ..] = *header;
+    let (method, class) = split_type(u16::from_be_bytes([type_high, type_low]))?;
+    let is_whole = usize::from(u16::from_be_bytes([len_high, len_low])) == rest.len() && type_high & 0xC0 == 0;
+    let has_cookie = id[..4] == MAGIC_COOKIE.to_be_bytes();
+    (class == Class::Request && is_whole && !has_cookie).then_some((method, ClassicId(id)))
 }
 
 #[cfg(test)]

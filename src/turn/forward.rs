@@ -11,13 +11,10 @@ use super::meter::Direction;
 use super::outcome::{DropReason, Outcome};
 use super::peer_policy::Reach;
 use super::server::{Now, Server};
-use crate::address::{FiveTuple, PeerAddr};
+use crate::address::{FiveTuple, PeerAddr, Transport};
 use crate::stun::attribute::XorAddress;
 use crate::stun::message::ATTRIBUTE_HEADER_LEN;
 use crate::stun::{AttributeType, Builder, ChannelData, Class, Message, Method, TransactionId, header};
-
-/// The longest UDP payload: 65,535 bytes less the IPv4 and UDP headers.
-const DATAGRAM_LEN_MAX: usize = 65_507;
 
 impl Server {
     /// A ChannelData message from a client (RFC 8656 section 12.6).
@@ -94,7 +91,7 @@ impl Server {
             }
         };
         let len = prefix.as_bytes().len() + payload.len() + usize::from(padding);
-        if !allocation.client.transport.is_stream() && len > DATAGRAM_LEN_MAX {
+        if len > allocation.client.transport.message_len_max() {
             return Err(DropReason::TooLong);
         }
         allocation.traffic.packets_to_client += 1;
@@ -116,7 +113,7 @@ impl Server {
         if peer.port() == 0 {
             return Err(DropReason::ForbiddenPort);
         }
-        if payload.len() > DATAGRAM_LEN_MAX {
+        if payload.len() > Transport::Udp.message_len_max() {
             return Err(DropReason::TooLong);
         }
         let limits = &self.settings.limits;

@@ -11,6 +11,7 @@ pub struct Redirect {
     pub udp: Alternates,
     pub tcp: Alternates,
     pub tls: Alternates,
+    pub dtls: Alternates,
     /// A name in the certificate of the other server, where that certificate is not this server's: a DNS name of at
     /// most 255 ASCII characters.
     pub domain: Option<String>,
@@ -49,7 +50,7 @@ pub(super) struct TryAlternate {
 impl Redirect {
     /// The same server for every transport.
     pub fn to(alternates: Alternates, domain: Option<String>) -> Self {
-        Self { udp: alternates, tcp: alternates, tls: alternates, domain }
+        Self { udp: alternates, tcp: alternates, tls: alternates, dtls: alternates, domain }
     }
 
     /// Where a client goes; `None` when there is no server of its family, without which no redirection can be told.
@@ -58,12 +59,13 @@ impl Redirect {
             Transport::Udp => &self.udp,
             Transport::Tcp => &self.tcp,
             Transport::Tls => &self.tls,
+            Transport::Dtls => &self.dtls,
         };
         let family = client.client.family();
         let domain = match client.transport {
             Transport::Udp | Transport::Tcp => None,
             // Owed to clients that sign with MESSAGE-INTEGRITY-SHA256; older ones ignore it.
-            Transport::Tls => self.domain.clone(),
+            Transport::Tls | Transport::Dtls => self.domain.clone(),
         };
         Some(TryAlternate { server: alternates.get(family)?, other_family: alternates.get(family.other()), domain })
     }

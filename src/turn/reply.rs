@@ -51,7 +51,7 @@ impl Server {
     /// Queues an error response; the reason phrase is left out where the source has proved nothing, so that the answer
     /// amplifies as little as it can.
     pub(super) fn refuse(&mut self, envelope: &Envelope, code: ErrorCode, write: impl FnOnce(&mut Builder<'_>)) {
-        let reason = if envelope.is_signed() || envelope.client.transport.is_stream() { code.reason() } else { "" };
+        let reason = if envelope.is_signed() || envelope.client.transport.is_connected() { code.reason() } else { "" };
         self.reply(envelope, Class::Error, |builder| {
             builder.error_code(code, reason);
             write(builder);

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
+use super::associations::DtlsDoor;
 use super::clock::Clock;
 use super::handle::WakeOnce;
 use super::held::HeldSockets;
 use super::packet_loop::{Fresh, Legacy, Listener, Worker};
 use super::requests::Requests;
 use super::routes::Socket;
-use super::settings::Settings;
+use super::settings::{Accept, Settings};
 use crate::net::datagrams::{Datagrams, Role};
 use crate::net::poll::Interest;
 use crate::net::steering::{Queue, Queues};
@@ -40,9 +41,11 @@ pub struct Berth {
     pub held: HeldSockets,
     /// The kernel path; `None` is sockets alone.
     pub offload: Option<Offload>,
-    /// This worker's sockets of every UDP listener's group. They stay open here while workers come and go, so that the
-    /// kernel goes on spreading clients as it did.
-    pub listeners: Vec<Queues>,
+    /// This worker's sockets of every UDP listener's group, and what it answers. They stay open here while workers come
+    /// and go, so that the kernel goes on spreading clients as it did.
+    pub listeners: Vec<(Queues, Accept)>,
+    /// What answers DTLS; `None` where there is no certificate.
+    pub dtls: Option<DtlsDoor>,
 }
 
 impl Berth {
@@ -85,13 +88,13 @@ impl Berth {
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         datagrams.poll().add(wake.waker(), Socket::Waker.token(), Interest::Readable, false)?;
         let (mut listeners, mut requests) = (Vec::new(), Requests::new());
-        for (index, queues) in self.listeners.iter().enumerate() {
+        for (index, (queues, accept)) in self.listeners.iter().enumerate() {
             let index = index as u16;
             for socket in &queues.many {
                 let (address, socket) = (socket.local_addr()?, socket.try_clone()?);
                 let key = datagrams.add(Socket::Listener(index).token(), Role::Listener, socket)?;
                 if listeners.len() == usize::from(index) {
-                    listeners.push(Listener { key, address });
+                    listeners.push(Listener { key, address, accept: *accept });
                 }
             }
             for (queue, socket) in [(Queue::Few, &queues.few), (Queue::Rest, &queues.rest)] {

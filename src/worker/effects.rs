@@ -27,6 +27,11 @@ impl<D: Datagrams> Worker<D> {
                             self.datagrams.send_copy(destination, self.server.reply_bytes(bytes));
                         }
                     }
+                    Way::Dtls(association) => {
+                        self.associations.outgoing.clear();
+                        self.associations.outgoing.extend_from_slice(self.server.reply_bytes(bytes));
+                        self.send_dtls(association, 0);
+                    }
                     Way::Stream(connection) => {
                         let bytes = self.server.reply_bytes(bytes);
                         let message = Message { class: Class::Control, prefix: bytes, payload: &[], padding: 0 };

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
+use super::dtls::Moved;
 use super::questions::Question;
 use super::statistics::Statistics;
+use crate::address::FiveTuple;
 use crate::net::accept::Established;
 use crate::net::poll::Waker;
 use crate::net::stream::Connection;
@@ -18,6 +20,10 @@ pub enum Command {
     Serve(Box<Established>),
     /// Go on with a stream of another worker, unread bytes first: its client's allocation is here.
     Adopt(Box<Connection>),
+    /// Go on with an association of another worker: its client's allocation is here.
+    AdoptAssociation(Box<Moved>),
+    /// An association that went to another worker has ended there.
+    ForgetAssociation { client: FiveTuple, worker: usize },
     /// Judge by this from now on; allocations live on.
     Replace(turn::Policy),
     /// Say how it is.
@@ -34,6 +40,8 @@ pub struct Report {
     pub allocations: usize,
     pub connections: usize,
     pub peer_connections: usize,
+    /// Associations of DTLS, handshakes included.
+    pub associations: usize,
     pub counters: turn::Counters,
     pub statistics: Statistics,
 }

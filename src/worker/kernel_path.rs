@@ -164,7 +164,7 @@ fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath) -> Option
     // A link-local address alone does not say which interface it is on.
     let scoped = match Way::of(path.route) {
         Way::Udp { scope, .. } => scope != 0,
-        Way::Stream(_) => return None,
+        Way::Stream(_) | Way::Dtls(_) => return None,
     };
     if path.client.transport != Transport::Udp || scoped || is_link_local(peer.ip()) {
         return None;

@@ -4,10 +4,12 @@
 //! carries out the effects and writes in batches. Other threads reach it through a [`WorkerHandle`], other workers
 //! through rings of [`neighbours`].
 
+mod associations;
 mod berth;
 mod clock;
 mod connections;
 mod deadlines;
+mod dtls;
 mod effects;
 mod handle;
 mod held;
@@ -24,11 +26,13 @@ mod statistics;
 mod streams;
 mod udp;
 
+pub use associations::DtlsDoor;
 pub use berth::Berth;
 pub use clock::Clock;
+pub use dtls::Moved;
 pub use handle::{Command, Report, WorkerHandle};
 pub use held::HeldSockets;
 pub use packet_loop::{Legacy, Past, Worker};
 pub use questions::{END_MAX, Question};
 pub use requests::{REST_BUFFER_BYTES, rules};
-pub use statistics::Statistics;
+pub use statistics::{DtlsStatistics, Statistics};

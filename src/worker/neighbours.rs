@@ -18,6 +18,8 @@ pub enum Packet {
     /// A datagram of a client whose allocation is that worker's. The route is good on every worker, as all have the
     /// same listeners in the same order.
     Client { client: FiveTuple, route: Route, tos: u8, bytes: Vec<u8> },
+    /// A datagram for an association that is that worker's now.
+    Dtls { client: FiveTuple, listener: u16, scope: u32, tos: u8, home: usize, bytes: Vec<u8> },
 }
 
 /// One worker's ends of the rings.
@@ -56,11 +58,21 @@ impl Neighbours {
         producer.push(packet).is_ok()
     }
 
+    /// Tells another worker something.
+    pub(super) fn tell(&self, worker: usize, command: Command) {
+        if let Some(Some((_, handle))) = self.outgoing.get(worker) {
+            handle.tell(command);
+        }
+    }
+
+    /// The number of this worker: the one that it has no ring to.
+    pub(super) fn own(&self) -> usize {
+        self.outgoing.iter().position(Option::is_none).unwrap_or(0)
+    }
+
     /// Gives a stream to another worker for good. A stream that nobody takes is closed.
     pub(super) fn move_stream(&self, worker: usize, connection: Connection) {
-        if let Some(Some((_, handle))) = self.outgoing.get(worker) {
-            handle.tell(Command::Adopt(Box::new(connection)));
-        }
+        self.tell(worker, Command::Adopt(Box::new(connection)));
     }
 
     /// Wakes the workers that were passed something since the last call.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use super::associations::Associations;
 use super::berth::Berth;
 use super::clock::Clock;
 use super::connections::Connections;
@@ -19,6 +20,7 @@ use super::pace::Pace;
 use super::peers::Peers;
 use super::requests::Requests;
 use super::routes::{ConnectionId, Socket};
+use super::settings::Accept;
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
 use crate::net::datagrams::{Arrival, Datagrams, SocketKey};
@@ -73,6 +75,7 @@ pub struct Worker<D> {
     pub(super) streams: Connections,
     pub(super) peers: Peers,
     pub(super) deadlines: Deadlines,
+    pub(super) associations: Associations,
     pub(super) neighbours: Neighbours,
     pub(super) held: HeldSockets,
     pub(super) kernel_path: KernelPath,
@@ -97,6 +100,7 @@ pub(super) struct Listener {
     /// The socket that answers leave from: one of those that media arrives at.
     pub(super) key: SocketKey,
     pub(super) address: SocketAddr,
+    pub(super) accept: Accept,
 }
 
 /// A relay socket.
@@ -130,6 +134,7 @@ impl<D: Datagrams> Worker<D> {
             neighbours: legacy.neighbours,
             held: berth.held.clone(),
             kernel_path: KernelPath::new(berth.offload.clone(), &legacy.wake),
+            associations: Associations::new(berth.dtls.clone()),
             statistics: Statistics::default(),
             unfinished: VecDeque::new(),
             more_from_neighbours: false,
@@ -174,7 +179,9 @@ impl<D: Datagrams> Worker<D> {
                 self.server.handle_timeout(now);
                 self.carry_out_effects(now);
             }
+            self.advance_handshakes(now);
             self.end_silent_streams(now);
+            self.end_silent_associations(now);
             let turn = self.handle_commands(now);
             self.flush_streams(now);
             self.datagrams.flush();
@@ -194,12 +201,14 @@ impl<D: Datagrams> Worker<D> {
 
     /// How long to wait: not at all when something is known to be unread, else until something expires.
     fn patience(&self, now: Instant) -> Option<Duration> {
-        if self.datagrams.has_more() || !self.unfinished.is_empty() || self.more_from_neighbours {
+        let has_more = self.datagrams.has_more() || self.more_from_neighbours;
+        if has_more || !self.unfinished.is_empty() || self.associations.is_busy() {
             return Some(Duration::ZERO);
         }
-        let timeouts =
-            [self.server.poll_timeout(), self.deadlines.next(), self.peers.next_accept(), self.next_requests(now)];
-        let timeout = timeouts.into_iter().flatten().min()?;
+        let streams = [self.deadlines.next(), self.peers.next_accept()];
+        let datagrams = [self.server.poll_timeout(), self.associations.next(), self.next_requests(now)];
+        let timeouts = streams.into_iter().chain(datagrams);
+        let timeout = timeouts.flatten().min()?;
         Some(timeout.saturating_duration_since(now))
     }
 
@@ -285,6 +294,8 @@ impl<D: Datagrams> Worker<D> {
                     self.add_stream(now, Connection::new(*established, QueueLimits::default()));
                 }
                 Command::Adopt(connection) => self.add_stream(now, *connection),
+                Command::AdoptAssociation(moved) => self.adopt_association(now, *moved),
+                Command::ForgetAssociation { client, worker } => self.forget_association(&client, worker),
                 Command::Replace(policy) => {
                     self.policy = policy.clone();
                     self.server.replace_policy(policy);
@@ -297,6 +308,7 @@ impl<D: Datagrams> Worker<D> {
                 Command::Stop => {
                     self.server.handle_stop();
                     self.carry_out_effects(now);
+                    self.close_associations(now);
                     self.await_ended_flows();
                     return Turn::Stop;
                 }
@@ -308,7 +320,8 @@ impl<D: Datagrams> Worker<D> {
     fn report(&self) -> Report {
         let Past { counters, statistics } = self.counted();
         let (allocations, connections) = (self.server.allocations(), self.streams.len());
-        Report { allocations, connections, peer_connections: self.peers.len(), counters, statistics }
+        let (peer_connections, associations) = (self.peers.len(), self.associations.len());
+        Report { allocations, connections, peer_connections, associations, counters, statistics }
     }
 
     /// What this worker and those before it have counted.
@@ -316,7 +329,7 @@ impl<D: Datagrams> Worker<D> {
         let (mut counters, mut statistics) = (self.past.counters.clone(), self.past.statistics);
         counters += self.server.counters();
         let (sent, stream_dropped) = (self.datagrams.sent(), self.streams.dropped);
-        statistics += Statistics { sent, stream_dropped, ..self.statistics };
+        statistics += Statistics { sent, stream_dropped, dtls: self.associations.statistics, ..self.statistics };
         Past { counters, statistics }
     }
 
@@ -333,8 +346,8 @@ impl<D: Datagrams> Worker<D> {
     /// Takes the worker apart into what goes on and what is to be dropped.
     pub(super) fn take_apart(self) -> (Legacy, impl Sized) {
         let past = self.counted();
-        let Self { policy, commands, wake, neighbours, server, datagrams, streams, peers, .. } = self;
-        (Legacy { policy, commands, wake, neighbours, past }, (server, datagrams, streams, peers))
+        let Self { policy, commands, wake, neighbours, server, datagrams, streams, peers, associations, .. } = self;
+        (Legacy { policy, commands, wake, neighbours, past }, (server, datagrams, streams, peers, associations))
     }
 
     /// The socket of a relay, if it is still that relay's.

@@ -21,6 +21,8 @@ const BATCH: usize = 64;
 const BATCH_BESIDE_MEDIA: usize = 8;
 /// Packets of a turn that are much.
 const MUCH_MEDIA: usize = 64;
+/// The content type of application data, and the version's first byte (RFC 6347 section 4.1).
+const DTLS_DATA: u16 = 0x17FE;
 /// What waits in the queue of strangers: at 2304 bytes charged for each small datagram and twice the number given here,
 /// some 450 requests. A queue is as long as its oldest request may wait; clients ask again after 250 ms at the earliest.
 pub const REST_BUFFER_BYTES: usize = 512 << 10;
@@ -34,7 +36,8 @@ const RECOVERY: Duration = Duration::from_millis(100);
 
 /// Which datagrams wait where.
 ///
-/// Media is ChannelData and Send indications; a flood that is dressed so shares a queue with some of the calls.
+/// Media is ChannelData and Send indications, and whatever is in an encrypted record of DTLS; a flood that is dressed so
+/// shares a queue with some of the calls.
 pub fn rules(channels_above_4fff: bool) -> Vec<Rule> {
     let channels = 0x4000..=if channels_above_4fff { 0x7FFF } else { 0x4FFF };
     let message = |method, class, queue| {
@@ -44,6 +47,7 @@ pub fn rules(channels_above_4fff: bool) -> Vec<Rule> {
     vec![
         Rule { begins: channels, then: Then::Length, queue: Queue::Many },
         message(Method::Send, Class::Indication, Queue::Many),
+        Rule { begins: DTLS_DATA..=DTLS_DATA, then: Then::Anything, queue: Queue::Many },
         message(Method::Refresh, Class::Request, Queue::Few),
         message(Method::CreatePermission, Class::Request, Queue::Few),
         message(Method::ChannelBind, Class::Request, Queue::Few),
@@ -228,6 +232,7 @@ mod tests {
         assert_eq!(queue(0x4FFF), Some(Queue::Many));
         assert_eq!(queue(0x5000), None);
         assert_eq!(queue(0x0016), Some(Queue::Many));
+        assert_eq!((queue(0x17FE), queue(0x16FE)), (Some(Queue::Many), None), "data and handshakes of DTLS");
         for method in [0x0004, 0x0008, 0x0009] {
             assert_eq!(queue(method), Some(Queue::Few));
         }

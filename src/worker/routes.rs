@@ -19,7 +19,7 @@ pub(super) enum Socket {
     Peer(PeerConnectionId),
 }
 
-/// A stream of the worker: a slot, and a generation that tells its successive users apart.
+/// A stream or an association of the worker: a slot, and a generation that tells its successive users apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionId {
     pub(super) slot: u32,
@@ -84,21 +84,27 @@ pub(super) enum Way {
         scope: u32,
     },
     Stream(ConnectionId),
+    /// An association of DTLS.
+    Dtls(ConnectionId),
 }
 
 const STREAM: u64 = 1 << 63;
+const DTLS: u64 = 1 << 62;
 
 impl Way {
     pub(super) fn route(self) -> Route {
         Route(match self {
             Self::Udp { listener, scope } => u64::from(listener) << 32 | u64::from(scope),
             Self::Stream(connection) => STREAM | connection.pack(),
+            Self::Dtls(association) => DTLS | association.pack(),
         })
     }
 
     pub(super) fn of(Route(route): Route) -> Self {
         if route & STREAM != 0 {
             Self::Stream(ConnectionId::unpack(route))
+        } else if route & DTLS != 0 {
+            Self::Dtls(ConnectionId::unpack(route))
         } else {
             Self::Udp { listener: (route >> 32) as u16, scope: route as u32 }
         }
@@ -123,7 +129,7 @@ mod tests {
         ] {
             assert_eq!(Socket::of(socket.token()), socket);
         }
-        for way in [Way::Udp { listener: u16::MAX, scope: u32::MAX }, Way::Stream(connection)] {
+        for way in [Way::Udp { listener: u16::MAX, scope: u32::MAX }, Way::Stream(connection), Way::Dtls(connection)] {
             assert_eq!(Way::of(way.route()), way);
         }
     }

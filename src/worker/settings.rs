@@ -50,7 +50,7 @@ pub struct Listener {
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
-    Udp,
+    Udp(Accept),
     Stream(Accept),
 }
 
@@ -58,7 +58,9 @@ impl ListenerKind {
     /// In a word: what clients speak there.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Udp => "udp",
+            Self::Udp(Accept::Both) => "udp+dtls",
+            Self::Udp(Accept::Tls) => "dtls",
+            Self::Udp(Accept::Plain) => "udp",
             Self::Stream(Accept::Both) => "tcp+tls",
             Self::Stream(Accept::Tls) => "tls",
             Self::Stream(Accept::Plain) => "tcp",

@@ -27,6 +27,7 @@ pub struct Statistics {
     pub peer_accept_failed: u64,
     /// How often another worker has taken over from one that had failed.
     pub restarts: u64,
+    pub dtls: DtlsStatistics,
 }
 
 impl AddAssign for Statistics {
@@ -42,6 +43,7 @@ impl AddAssign for Statistics {
             relay_open_failed,
             peer_accept_failed,
             restarts,
+            dtls,
         } = more;
         self.sent += sent;
         self.truncated += truncated;
@@ -53,5 +55,71 @@ impl AddAssign for Statistics {
         self.relay_open_failed += relay_open_failed;
         self.peer_accept_failed += peer_accept_failed;
         self.restarts += restarts;
+        self.dtls += dtls;
+    }
+}
+
+/// What became of the datagrams and handshakes of DTLS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DtlsStatistics {
+    /// ClientHellos without a good cookie, each answered with one.
+    pub hello_verify_requests: u64,
+    pub established: u64,
+    /// The client sent an alert: it dislikes the certificate, or knows no common cipher.
+    pub failed_alert: u64,
+    /// The client broke the protocol or offers nothing that is spoken here.
+    pub failed_protocol: u64,
+    pub failed_deadline: u64,
+    /// ClientHellos with a good cookie that got no handshake: too many connections of the source, in total, and too many
+    /// handshakes at once.
+    pub refused_source_limit: u64,
+    pub refused_total_limit: u64,
+    pub refused_handshakes: u64,
+    /// Datagrams that are no DTLS, or a ClientHello without its cookie field.
+    pub unrecognised: u64,
+    /// Datagrams that are not DTLS at a listener for DTLS alone.
+    pub plain: u64,
+    /// Records of no association.
+    pub stray: u64,
+    /// Messages for a client that fit into no record, or whose association has ended.
+    pub unsent: u64,
+    /// Associations that ended because they owned nothing and said nothing.
+    pub silent: u64,
+    /// Associations that another one of the same 5-tuple has taken the place of.
+    pub replaced: u64,
+}
+
+impl AddAssign for DtlsStatistics {
+    fn add_assign(&mut self, more: Self) {
+        let Self {
+            hello_verify_requests,
+            established,
+            failed_alert,
+            failed_protocol,
+            failed_deadline,
+            refused_source_limit,
+            refused_total_limit,
+            refused_handshakes,
+            unrecognised,
+            plain,
+            stray,
+            unsent,
+            silent,
+            replaced,
+        } = more;
+        self.hello_verify_requests += hello_verify_requests;
+        self.established += established;
+        self.failed_alert += failed_alert;
+        self.failed_protocol += failed_protocol;
+        self.failed_deadline += failed_deadline;
+        self.refused_source_limit += refused_source_limit;
+        self.refused_total_limit += refused_total_limit;
+        self.refused_handshakes += refused_handshakes;
+        self.unrecognised += unrecognised;
+        self.plain += plain;
+        self.stray += stray;
+        self.unsent += unsent;
+        self.silent += silent;
+        self.replaced += replaced;
     }
 }

@@ -4,12 +4,15 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
 
 use super::connections::Message;
+use super::dtls::At;
 use super::neighbours::Packet;
 use super::packet_loop::{Listener, Worker};
 use super::requests::Taken;
 use super::routes::Way;
+use super::settings::Accept;
 use crate::address::{ClientAddr, FiveTuple, PeerAddr, ServerAddr, Transport};
 use crate::net::datagrams::{Datagram, Datagrams, Destination, SocketKey};
+use crate::net::dtls::is_dtls;
 use crate::net::error_queue::read_error_queue;
 use crate::net::socket::set_dont_fragment;
 use crate::net::stream::Class;
@@ -39,6 +42,22 @@ impl<D: Datagrams> Worker<D> {
         let client = listener.five_tuple(datagram.from, datagram.to);
         let route = Way::Udp { listener: index, scope: scope_of(datagram.from) }.route();
         let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
+        match told_apart(listener.accept, bytes) {
+            Spoken::Plain => {}
+            Spoken::Unwanted => {
+                self.associations.statistics.plain += 1;
+                return;
+            }
+            Spoken::Dtls => {
+                let mut bytes = std::mem::take(&mut self.associations.datagram);
+                bytes.clear();
+                bytes.extend_from_slice(&self.datagrams.datagram(datagram.slot)[..datagram.len]);
+                let (scope, tos) = (scope_of(datagram.from), datagram.tos);
+                self.handle_dtls(now, At { client, listener: index, scope, tos, home: None }, &bytes);
+                self.associations.datagram = bytes;
+                return;
+            }
+        }
         if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
             self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
         }
@@ -79,6 +98,19 @@ impl<D: Datagrams> Worker<D> {
             let client = listener.five_tuple(meta.from, meta.to);
             let route = Way::Udp { listener: taken.listener, scope: scope_of(meta.from) }.route();
             let bytes = batch.datagram(slot);
+            match told_apart(listener.accept, bytes) {
+                Spoken::Plain => {}
+                Spoken::Unwanted => {
+                    self.associations.statistics.plain += 1;
+                    continue;
+                }
+                Spoken::Dtls => {
+                    let scope = scope_of(meta.from);
+                    let at = At { client, listener: taken.listener, scope, tos: meta.tos, home: None };
+                    self.handle_dtls(now, at, bytes);
+                    continue;
+                }
+            }
             if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
                 self.forward(now, forward, Body::Bytes(bytes), meta.tos);
             }
@@ -132,6 +164,9 @@ impl<D: Datagrams> Worker<D> {
                     }
                     self.carry_out_effects(now);
                 }
+                Some(Packet::Dtls { client, listener, scope, tos, home, bytes }) => {
+                    self.handle_dtls(now, At { client, listener, scope, tos, home: Some(home) }, &bytes);
+                }
             }
         }
     }
@@ -172,6 +207,18 @@ impl<D: Datagrams> Worker<D> {
                         let Some(destination) = self.client(listener, scope, &client, tos) else { return };
                         let message = [prefix, &bytes[payload], &[0; 3][..usize::from(padding)]].concat();
                         self.datagrams.send_copy(destination, &message);
+                    }
+                    (Way::Dtls(association), body) => {
+                        let bytes = match body {
+                            Body::Slot(slot) => self.datagrams.datagram(slot),
+                            Body::Bytes(bytes) => bytes,
+                        };
+                        let message = &mut self.associations.outgoing;
+                        message.clear();
+                        message.extend_from_slice(prefix);
+                        message.extend_from_slice(&bytes[payload]);
+                        message.resize(message.len() + usize::from(padding), 0);
+                        self.send_dtls(association, tos);
                     }
                     (Way::Stream(connection), body) => {
                         let bytes = match body {
@@ -242,6 +289,22 @@ impl Listener {
     fn five_tuple(&self, from: SocketAddr, to: Option<IpAddr>) -> FiveTuple {
         let asked = SocketAddr::new(to.unwrap_or(self.address.ip()), self.address.port());
         FiveTuple { transport: Transport::Udp, client: ClientAddr::new(from), server: ServerAddr::new(asked) }
+    }
+}
+
+/// What a datagram is, as far as its listener answers it.
+enum Spoken {
+    Plain,
+    Dtls,
+    /// Not DTLS, where nothing else is answered.
+    Unwanted,
+}
+
+fn told_apart(accept: Accept, bytes: &[u8]) -> Spoken {
+    match (accept, is_dtls(bytes)) {
+        (Accept::Plain, _) | (Accept::Both, false) => Spoken::Plain,
+        (Accept::Both | Accept::Tls, true) => Spoken::Dtls,
+        (Accept::Tls, false) => Spoken::Unwanted,
     }
 }
 

@@ -22,13 +22,28 @@ impl Certificate {
         Self::until(directory, name, 2099)
     }
 
+    /// One with an RSA key.
+    #[cfg(feature = "dtls")]
+    pub(crate) fn rsa(directory: &Path, name: &str) -> Self {
+        Self::made(directory, name, "localhost", 2099, &rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap())
+    }
+
     /// One that ends on the first day of a year.
     pub(crate) fn until(directory: &Path, name: &str, year: i32) -> Self {
-        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        Self::made(directory, name, "localhost", year, &rcgen::KeyPair::generate().unwrap())
+    }
+
+    /// One for another host.
+    #[cfg(feature = "dtls")]
+    pub(crate) fn named(directory: &Path, name: &str, host: &str) -> Self {
+        Self::made(directory, name, host, 2099, &rcgen::KeyPair::generate().unwrap())
+    }
+
+    fn made(directory: &Path, name: &str, host: &str, year: i32, pair: &rcgen::KeyPair) -> Self {
+        let mut parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
         parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
         parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
-        let pair = rcgen::KeyPair::generate().unwrap();
-        let made = parameters.self_signed(&pair).unwrap();
+        let made = parameters.self_signed(pair).unwrap();
         let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
         fs::write(&certificate, made.pem()).unwrap();
         fs::write(&key, pair.serialize_pem()).unwrap();
@@ -50,8 +65,13 @@ impl Certificate {
 
     /// The certificate of a server that [`Self::configured`] has set up.
     pub(crate) fn of(config: &Config) -> Self {
+        Self::at(&config.directory, "ferryd")
+    }
+
+    /// The certificate that was written there by that name.
+    pub(crate) fn at(directory: &Path, name: &str) -> Self {
         use rustls::pki_types::pem::PemObject;
-        let (certificate, key) = (config.directory.join("ferryd.pem"), config.directory.join("ferryd.key"));
+        let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
         let der = CertificateDer::from_pem_file(&certificate).unwrap();
         Self { certificate, key, der }
     }

@@ -78,6 +78,12 @@ impl Client {
         Self::over(Wire::Stream(Stream::tls(server, certificate).unwrap()))
     }
 
+    /// Alice, over DTLS.
+    #[cfg(feature = "dtls")]
+    pub(crate) fn dtls(server: SocketAddr, certificate: &Certificate) -> Self {
+        Self::over(Wire::Dtls(crate::association::Association::open(server, certificate)))
+    }
+
     pub(crate) fn over(wire: Wire) -> Self {
         Self { wire, user: alice(), challenge: None, early: VecDeque::new() }
     }
@@ -132,7 +138,7 @@ impl Client {
     /// Sends a request until it is answered.
     fn transact(&mut self, request: &[u8], id: TransactionId) -> Answer {
         let deadline = Instant::now() + PATIENCE;
-        let mut pause = if matches!(self.wire, Wire::Udp(_)) { RETRANSMISSION } else { PATIENCE };
+        let mut pause = if self.wire.loses_messages() { RETRANSMISSION } else { PATIENCE };
         while Instant::now() < deadline {
             self.wire.send(request);
             let next = Instant::now() + pause;

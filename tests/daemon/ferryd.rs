@@ -71,6 +71,11 @@ impl Config {
         self.set(key, format!("\"{value}\""))
     }
 
+    /// The text that a key is set to.
+    pub(crate) fn get(&self, key: &str) -> &str {
+        self.values[key].trim_matches('"')
+    }
+
     pub(crate) fn unset(&mut self, key: &str) -> &mut Self {
         self.values.remove(key);
         self

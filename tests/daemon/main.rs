@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may fail like tests")]
 
+#[cfg(feature = "dtls")]
+mod association;
 mod certificate;
 mod client;
 mod ferryd;
@@ -18,6 +20,8 @@ mod bad_input;
 mod between_clients;
 mod credentials;
 mod doctor;
+#[cfg(feature = "dtls")]
+mod dtls;
 mod first_run;
 mod flood;
 mod headroom;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use crate::certificate::Certificate;
 use crate::client::Client;
-use crate::ferryd::{Ferryd, refused};
+use crate::ferryd::{Config, Ferryd, refused};
 use crate::place;
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
@@ -23,12 +23,25 @@ pub(crate) fn value(page: &str, series: &str) -> f64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+/// Has a ferryd serve the page, for [`metric`].
+pub(crate) fn with_metrics(config: &mut Config) {
+    config.text("metrics.address", SocketAddr::from((config.ip, place::free_port())));
+}
+
+/// The value of one series now.
+pub(crate) fn metric(ferryd: &Ferryd, series: &str) -> u64 {
+    value(&get(address(ferryd), "/metrics"), series) as u64
+}
+
+fn address(ferryd: &Ferryd) -> SocketAddr {
+    ferryd.config.get("metrics.address").parse().unwrap()
+}
+
 #[test]
 fn the_page_counts_what_a_client_has_done() {
-    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
     let ferryd = Ferryd::start(|config| {
         Certificate::configured(config);
-        config.text("metrics.address", metrics);
+        with_metrics(config);
     });
     let mut client = Client::udp(ferryd.address());
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -40,9 +53,9 @@ fn the_page_counts_what_a_client_has_done() {
     }
     let mut stranger = Client::udp(ferryd.address()).with(crate::client::User::new("mallory", "x"));
     assert_eq!(stranger.try_allocate(), Err(401));
-    let page = get(metrics, "/metrics");
+    assert_eq!(metric(&ferryd, "ferryd_allocations"), 1);
+    let page = get(address(&ferryd), "/metrics");
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("openmetrics-text"), "{page}");
-    assert_eq!(value(&page, "ferryd_allocations"), 1.0);
     assert_eq!(value(&page, "ferryd_packets_total{direction=\"to_peer\",datapath=\"sockets\"}"), 3.0);
     assert_eq!(value(&page, "ferryd_requests_total{method=\"allocate\",result=\"success\"}"), 1.0);
     assert!(value(&page, "ferryd_requests_total{method=\"allocate\",result=\"401\"}") >= 3.0);

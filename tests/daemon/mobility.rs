@@ -65,6 +65,8 @@ fn a_client_goes_on_from_another_address_and_over_another_transport() {
     let connect = |transport| match transport {
         0 => Client::udp(ferryd.address()),
         1 => Client::tcp(ferryd.address()),
+        #[cfg(feature = "dtls")]
+        3 => Client::dtls(ferryd.address(), &certificate),
         _ => Client::tls(ferryd.address(), &certificate),
     };
     let peer = peer();
@@ -72,7 +74,7 @@ fn a_client_goes_on_from_another_address_and_over_another_transport() {
     let mut good = allocate(&mut client, &peer);
     converse(&mut client, &peer, b"at home");
     // Every pair of transports, twice.
-    for transport in [0, 1, 1, 2, 2, 0, 2, 1, 0, 0, 1, 1, 2, 2, 0, 2, 1, 0] {
+    for transport in [0, 1, 1, 2, 2, 0, 2, 1, 0, 3, 3, 0, 1, 3, 2, 3, 1, 0, 0, 1, 1, 3, 0, 3, 2, 2, 0, 2, 1, 0] {
         let mut next = connect(transport);
         good = ticket(&come_back(&mut next, &good));
         converse(&mut client, &peer, b"not yet");

@@ -70,7 +70,7 @@ fn a_check_tells_what_the_daemon_would_do_and_leaves_nothing() {
     let said = &ended.expect_success().stdout;
     let (address, ip) = (ferryd.address(), ferryd.config.ip);
     for words in [
-        format!("udp {address}, tcp+tls {address}"),
+        format!("{} {address}, tcp+tls {address}", if cfg!(feature = "dtls") { "udp+dtls" } else { "udp" }),
         format!("relay          {ip} told as 203.0.113.5, ports 49152 to 65535"),
         "1 users, 0 shared secrets".to_owned(),
         "localhost (".to_owned(),

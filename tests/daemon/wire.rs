@@ -15,9 +15,27 @@ use crate::certificate::Certificate;
 pub(crate) enum Wire {
     Udp(UdpSocket),
     Stream(Stream),
+    #[cfg(feature = "dtls")]
+    Dtls(crate::association::Association),
 }
 
 impl Wire {
+    /// Whether what is sent may get lost, so that it is sent again.
+    pub(crate) fn loses_messages(&self) -> bool {
+        !matches!(self, Self::Stream(_))
+    }
+
+    /// The port that the server is to see.
+    pub(crate) fn local_port(&self) -> u16 {
+        let address = match self {
+            Self::Udp(socket) => socket.local_addr(),
+            Self::Stream(stream) => stream.socket.local_addr(),
+            #[cfg(feature = "dtls")]
+            Self::Dtls(association) => association.socket().local_addr(),
+        };
+        address.unwrap().port()
+    }
+
     pub(crate) fn send(&mut self, message: &[u8]) {
         match self {
             Self::Udp(socket) => assert_eq!(socket.send(message).unwrap(), message.len()),
@@ -27,6 +45,8 @@ impl Wire {
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
                 stream.write(&bytes);
             }
+            #[cfg(feature = "dtls")]
+            Self::Dtls(association) => association.send(message),
         }
     }
 
@@ -49,6 +69,8 @@ impl Wire {
                 }
             },
             Self::Stream(stream) => stream.receive(deadline),
+            #[cfg(feature = "dtls")]
+            Self::Dtls(association) => association.receive(deadline),
         }
     }
 }

@@ -17,6 +17,7 @@ fn allocate_answers_relayed_address_lifetime_and_mapped_address() {
         ("[2001:db8:7::1]:1000", Transport::Udp),
         ("198.51.100.1:1000", Transport::Tcp),
         ("198.51.100.1:1000", Transport::Tls),
+        ("198.51.100.1:1000", Transport::Dtls),
     ] {
         let mut client = Client::over(address, transport);
         let reply = client.allocate(&mut world);
@@ -30,7 +31,7 @@ fn allocate_answers_relayed_address_lifetime_and_mapped_address() {
         assert!(!reply.has(AttributeType::RESERVATION_TOKEN) && !reply.has(AttributeType::ADDRESS_ERROR_CODE));
         assert!(world.sockets.contains_key(&ferryd::address::RelayedAddr::new(relay)));
     }
-    assert_eq!(world.workers[0].allocations(), 4);
+    assert_eq!(world.workers[0].allocations(), 5);
 }
 
 #[test]
@@ -92,17 +93,18 @@ fn five_tuples_that_differ_in_one_part_are_different() {
         Client::new("198.51.100.2:1000"),
         Client::over("198.51.100.1:1000", Transport::Tcp),
         Client::over("198.51.100.1:1000", Transport::Tls),
+        Client::over("198.51.100.1:1000", Transport::Dtls),
         first.clone(),
         first.clone(),
         first,
     ];
-    others[4].at.server = ServerAddr::new(addr("192.0.2.11:3478"));
-    others[5].at.server = ServerAddr::new(addr("192.0.2.10:443"));
+    others[5].at.server = ServerAddr::new(addr("192.0.2.11:3478"));
+    others[6].at.server = ServerAddr::new(addr("192.0.2.10:443"));
     let relays: Vec<_> = others.iter_mut().map(|client| client.allocate(&mut world).relay()).collect();
-    assert_eq!(world.workers[0].allocations(), 7);
+    assert_eq!(world.workers[0].allocations(), 8);
     others[4].refresh(&mut world, Some(0));
     assert!(!world.peer_sends(PEER, relays[4], b""), "closed");
-    for index in [0, 1, 2, 3, 5, 6] {
+    for index in [0, 1, 2, 3, 5, 6, 7] {
         assert_eq!(others[index].refresh(&mut world, None).result(), Ok(()), "{index} lives on");
     }
 }

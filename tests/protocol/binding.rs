@@ -15,6 +15,7 @@ fn binding_answers_the_source_address_and_nothing_else() {
         ("[2001:db8:7::1]:1000", Transport::Udp),
         ("198.51.100.1:1000", Transport::Tcp),
         ("198.51.100.1:1000", Transport::Tls),
+        ("198.51.100.1:1000", Transport::Dtls),
     ] {
         let mut client = Client::over(address, transport);
         let request = client.unsigned(Method::Binding, |_| {});

@@ -114,6 +114,24 @@ fn classic_requests_are_served_over_udp_alone() {
 }
 
 #[test]
+fn requests_without_magic_cookie_over_dtls_are_rejected_with_500() {
+    // RFC 8489 section 11: "Any STUN request or indication without the magic cookie over DTLS MUST be considered invalid:
+    // all requests MUST generate a 500 (Server Error) error response, and indications MUST be ignored."
+    for setup in [|_: &mut Setup| {}, serve_and_offer] {
+        let mut world = World::with(setup);
+        let client = Client::over("198.51.100.1:1000", Transport::Dtls);
+        assert_eq!(error(&ask(&mut world, &client, &request(&[]))), (500, vec![]));
+        let allocate = ask(&mut world, &client, &message(0x0003, &[(0x0019, &[17, 0, 0, 0])]));
+        assert_eq!((allocate.0, &allocate.1[0].1[..4]), (0x0113, &[0, 0, 5, 0][..]));
+        let whole = request(&[]);
+        for ignored in [&message(0x0011, &[])[..], &message(0x0101, &[]), &message(0x0002, &[]), &whole[..19]] {
+            client.send(&mut world, ignored);
+            assert_eq!(world.inbox(&client.at), Vec::<Vec<u8>>::new());
+        }
+    }
+}
+
+#[test]
 fn nothing_but_binding_requests_is_classic() {
     // RFC 8489 section 12: a stand-alone server serves classic clients with Binding; Shared Secret is gone.
     let mut world = World::with(serve);

@@ -6,7 +6,7 @@ use ferryd::turn::DropReason;
 
 use crate::harness::{Client, PEER, PEER_V6, Received, World, addr, peer};
 
-const TRANSPORTS: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];
+const TRANSPORTS: [Transport; 4] = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls];
 
 /// A client with an allocation, a permission and, where wanted, a channel.
 fn connected(world: &mut World, transport: Transport, channel: bool) -> (Client, std::net::SocketAddr) {

@@ -281,7 +281,7 @@ fn a_connection_has_no_other_address_to_answer_from() {
     // RFC 5780 section 3: "Because STUN forbids a server from creating a new TCP or TCP/TLS connection to the client, many
     // tests apply only to UDP." The mapping test of section 4.3 needs OTHER-ADDRESS over TCP as well.
     let mut world = World::with(offer);
-    for transport in [Transport::Tcp, Transport::Tls] {
+    for transport in [Transport::Tcp, Transport::Tls, Transport::Dtls] {
         let mut client = asking("192.0.2.10:3478");
         client.at.transport = transport;
         let at = client.at;

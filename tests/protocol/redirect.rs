@@ -73,9 +73,9 @@ fn each_transport_has_a_server_of_its_own() {
     // the previous request."
     let mut world = World::with(|setup| {
         let of = |port: u16| to(Some(&format!("203.0.113.7:{port}")), None);
-        setup.turn.redirect = Some(Redirect { udp: of(1), tcp: of(2), tls: of(3), domain: None });
+        setup.turn.redirect = Some(Redirect { udp: of(1), tcp: of(2), tls: of(3), dtls: of(4), domain: None });
     });
-    for (transport, port) in [(Transport::Udp, 1), (Transport::Tcp, 2), (Transport::Tls, 3)] {
+    for (transport, port) in [(Transport::Udp, 1), (Transport::Tcp, 2), (Transport::Tls, 3), (Transport::Dtls, 4)] {
         let reply = Client::over("198.51.100.1:1000", transport).allocate(&mut world);
         assert_eq!(alternates(&reply), [SocketAddr::new(addr(V4).ip(), port)], "{transport:?}");
     }
@@ -95,6 +95,7 @@ fn the_domain_is_told_over_tls_alone() {
     let over = |transport| Client::over("198.51.100.1:1000", transport);
     let expected = Some(b"turn2.example.org".to_vec());
     assert_eq!(domain(&mut world, over(Transport::Tls).sha256()), expected);
+    assert_eq!(domain(&mut world, over(Transport::Dtls)), expected);
     assert_eq!(domain(&mut world, over(Transport::Tls)), expected);
     assert_eq!(domain(&mut world, over(Transport::Tcp).sha256()), None);
     assert_eq!(domain(&mut world, over(Transport::Udp).sha256()), None);

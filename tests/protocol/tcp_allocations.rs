@@ -156,13 +156,16 @@ fn transports_other_than_udp_and_tcp_are_rejected_with_442() {
 }
 
 #[test]
-fn a_tcp_allocation_over_udp_is_rejected_with_400() {
+fn a_tcp_allocation_over_udp_or_dtls_is_rejected_with_400() {
     // RFC 6062 section 5.1: "If the client connection transport is not TCP or TLS, the server MUST reject the request
-    // with a 400 (Bad Request) error."
-    let mut world = world();
-    let mut client = Client::new(HOME);
-    assert_eq!(allocate_with(&mut world, &mut client, |_| {}).result(), Err(400));
-    assert_no_leak(&world);
+    // with a 400 (Bad Request) error." RFC 7350 section 4.6: "TCP allocations MUST NOT be obtained using a DTLS
+    // association between client and server".
+    for transport in [Transport::Udp, Transport::Dtls] {
+        let mut world = world();
+        let mut client = Client::over(HOME, transport);
+        assert_eq!(allocate_with(&mut world, &mut client, |_| {}).result(), Err(400));
+        assert_no_leak(&world);
+    }
 }
 
 #[test]

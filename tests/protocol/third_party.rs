@@ -158,7 +158,7 @@ fn the_challenge_names_the_server_that_tokens_are_made_for() {
     // value contains the STUN server name."
     let mut world = world();
     let name = |reply: &Reply| reply.value(AttributeType::THIRD_PARTY_AUTHORIZATION);
-    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls] {
         let mut client = Client::over(CLIENT, transport);
         let reply = client.challenge(&mut world);
         assert_eq!(name(&reply), Some(SERVER.as_bytes().to_vec()), "{transport:?}");

@@ -14,7 +14,7 @@ const CHECK: &str = "listener";
 pub(super) fn listeners(listeners: &[Listener]) -> Vec<Finding> {
     let one = |listener: &Listener| {
         let name = format!("{} {}", listener.kind.name(), listener.address);
-        let is_udp = listener.kind == ListenerKind::Udp;
+        let is_udp = matches!(listener.kind, ListenerKind::Udp(_));
         let opened = if is_udp {
             open_udp_listeners(listener.address, 1, &UdpOptions::LISTENER).map(drop)
         } else {

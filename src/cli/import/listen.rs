@@ -84,6 +84,18 @@ impl Ways {
             (false, true | false) => None,
         }
     }
+
+    /// How a UDP listener answers, on the port for plain TURN and on that for DTLS: `None` is not at all.
+    ///
+    /// coturn tells the two apart on both ports, and has datagrams on the second for DTLS alone.
+    fn accept_datagrams(self, on_dtls_port: bool) -> Option<Option<&'static str>> {
+        match (self.udp, self.dtls) {
+            (true, true) => Some(None),
+            (true, false) if !on_dtls_port => Some(Some("plain")),
+            (false, true) if on_dtls_port => Some(Some("dtls")),
+            (true | false, false) | (false, true) => None,
+        }
+    }
 }
 
 fn translate_listeners(options: &mut Options, listening: &[IpAddr], draft: &mut Draft, report: &mut Report) {
@@ -103,20 +115,16 @@ fn translate_listeners(options: &mut Options, listening: &[IpAddr], draft: &mut 
     }
     for host in hosts.iter().map(|host| host.trim_end_matches('0')) {
         let at = |port: u64| format!("{host}{port}");
-        add(draft, at(port), ways.udp, ways.accept(has_tls));
+        add(draft, at(port), ways.accept_datagrams(false), ways.accept(has_tls));
         if has_tls && tls_port != port {
-            // coturn tells TLS and plain TURN apart on both ports, and has datagrams on the second for DTLS alone.
-            add(draft, at(tls_port), ways.udp && ways.dtls, ways.accept(true));
+            add(draft, at(tls_port), ways.accept_datagrams(true), ways.accept(true));
         }
     }
     for line in options.all("aux-server") {
         match line.value.parse::<SocketAddr>() {
-            Ok(address) => add(draft, address.to_string(), ways.udp, ways.accept(has_tls)),
+            Ok(address) => add(draft, address.to_string(), ways.accept_datagrams(false), ways.accept(has_tls)),
             Err(_) => report.add(Verdict::Decide, &line, "is no address with a port; names are not looked up"),
         }
-    }
-    if ways.dtls && has_tls {
-        report.add_absent(Verdict::Decide, "no-dtls", "is absent, and DTLS is not translated: browsers do not use it");
     }
     if draft.listeners.is_empty() {
         let words = "nothing is left to listen on; ferryd's default listeners stand in";
@@ -124,9 +132,14 @@ fn translate_listeners(options: &mut Options, listening: &[IpAddr], draft: &mut 
     }
 }
 
-fn add(draft: &mut Draft, address: String, udp: bool, stream: Option<Option<&'static str>>) {
-    let udp = udp.then_some(("udp", None));
-    for (transport, accept) in udp.into_iter().chain(stream.map(|accept| ("tcp", accept))) {
+fn add(
+    draft: &mut Draft,
+    address: String,
+    datagrams: Option<Option<&'static str>>,
+    stream: Option<Option<&'static str>>,
+) {
+    let datagrams = datagrams.map(|accept| ("udp", accept));
+    for (transport, accept) in datagrams.into_iter().chain(stream.map(|accept| ("tcp", accept))) {
         let is_there = |other: &Listener| other.address == address && other.transport == transport;
         if !draft.listeners.iter().any(is_there) {
             draft.listeners.push(Listener { address: address.clone(), transport, accept });

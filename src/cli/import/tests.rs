@@ -6,6 +6,7 @@ use super::report::Verdict;
 use super::translate::{Translation, translate};
 use crate::auth::settings::UserCredential;
 use crate::config::{self, Environment, HostFacts, Settings, StateAccess};
+use crate::net::dtls;
 use crate::worker::settings::{Accept, ListenerKind};
 
 fn host() -> HostFacts {
@@ -61,7 +62,7 @@ fn an_ordinary_server_with_a_shared_secret_is_the_same() {
     );
     let (settings, translation) = loaded(&text);
     let listeners: Vec<String> = settings.listeners.iter().map(|l| format!("{} {:?}", l.address, l.kind)).collect();
-    assert_eq!(listeners, ["10.0.0.5:3479 Udp", "10.0.0.5:3479 Stream(Plain)"]);
+    assert_eq!(listeners, ["10.0.0.5:3479 Udp(Plain)", "10.0.0.5:3479 Stream(Plain)"]);
     let relays: Vec<_> = settings.turn.relay_addresses.iter().map(|relay| (relay.bind, relay.public())).collect();
     assert_eq!(relays, [("10.0.0.5".parse().unwrap(), "203.0.113.5".parse().unwrap())]);
     assert_eq!((settings.turn.port_min, settings.turn.port_max), (50000, 51000));
@@ -193,7 +194,9 @@ fn listeners_are_those_that_coturn_opens() {
     let pair = format!("cert={}\npkey={}\n", certificate.display(), key.display());
     let listeners = |text: &str| -> Vec<String> {
         let kind = |kind| match kind {
-            ListenerKind::Udp => "udp",
+            ListenerKind::Udp(Accept::Both) => "datagrams",
+            ListenerKind::Udp(Accept::Plain) => "udp",
+            ListenerKind::Udp(Accept::Tls) => "dtls",
             ListenerKind::Stream(Accept::Both) => "both",
             ListenerKind::Stream(Accept::Plain) => "plain",
             ListenerKind::Stream(Accept::Tls) => "tls",
@@ -201,11 +204,16 @@ fn listeners_are_those_that_coturn_opens() {
         let (settings, _) = loaded(&format!("listening-ip=10.0.0.5\n{text}"));
         settings.listeners.iter().map(|l| format!("{} {}", l.address.port(), kind(l.kind))).collect()
     };
-    assert_eq!(listeners(&pair), ["3478 udp", "3478 both", "5349 udp", "5349 both"]);
+    let both = if dtls::IS_BUILT_IN { "datagrams" } else { "udp" };
+    let on = |port: u16| format!("{port} {both}");
+    assert_eq!(listeners(&pair), [&on(3478), "3478 both", &on(5349), "5349 both"]);
+    if dtls::IS_BUILT_IN {
+        assert_eq!(listeners(&format!("{pair}no-udp")), ["3478 both", "5349 dtls", "5349 both"]);
+    }
     assert_eq!(listeners(&format!("{pair}no-dtls\ntls-listening-port=443")), ["3478 udp", "3478 both", "443 both"]);
     assert_eq!(listeners(&format!("{pair}no-tcp\nno-dtls")), ["3478 udp", "3478 tls", "5349 tls"]);
     assert_eq!(listeners(&format!("{pair}no-udp\nno-tls")), ["3478 plain"]);
-    assert_eq!(listeners(&format!("{pair}tls-listening-port=3478")), ["3478 udp", "3478 both"]);
+    assert_eq!(listeners(&format!("{pair}tls-listening-port=3478")), [&on(3478), "3478 both"]);
     assert_eq!(listeners("aux-server=10.0.0.6:80\nno-tcp"), ["3478 udp", "80 udp"]);
     // Nothing listens without a certificate and without both others: ferryd's own then.
     assert_eq!(listeners("no-udp\nno-tcp").len(), 4);

@@ -172,7 +172,7 @@ impl Server {
 
     /// Takes a 5-tuple for an allocation of this worker; false when another worker's allocation has it.
     pub(super) fn claim_client(&self, client: &FiveTuple) -> bool {
-        client.transport.is_stream() || self.shared.mobility.claim(*client, self.worker)
+        client.transport.is_connected() || self.shared.mobility.claim(*client, self.worker)
     }
 
     /// Adds a 5-tuple that has been claimed to an allocation, and makes a new ticket.

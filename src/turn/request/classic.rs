@@ -5,7 +5,8 @@ use super::super::ids::Route;
 use super::super::outcome::{DropReason, Outcome};
 use super::super::server::Server;
 use crate::address::{FiveTuple, ServerAddr, Transport};
-use crate::stun::classic::ClassicRequest;
+use crate::stun::classic::{ClassicId, ClassicRequest, cookieless_request};
+use crate::stun::message::ParseError;
 use crate::stun::nat_behavior::Change;
 use crate::stun::{AttributeType, Builder, Class, ErrorCode, Method};
 
@@ -13,7 +14,7 @@ use crate::stun::{AttributeType, Builder, Class, ErrorCode, Method};
 pub(super) fn is_classic_transport(transport: Transport) -> bool {
     match transport {
         Transport::Udp => true,
-        Transport::Tcp | Transport::Tls => false,
+        Transport::Tcp | Transport::Tls | Transport::Dtls => false,
     }
 }
 
@@ -34,7 +35,7 @@ impl Server {
         match self.judge_classic(client, &request) {
             Ok(origin) => {
                 let from = FiveTuple { server: origin.source.unwrap_or(client.server), ..*client };
-                self.reply_classic(&from, route, &request, Class::Success, |builder| {
+                self.reply_classic(&from, route, Method::Binding, request.id(), Class::Success, |builder| {
                     // RFC 5389 section 12.2: "insert a MAPPED-ADDRESS attribute instead of an XOR-MAPPED-ADDRESS attribute".
                     builder.address(AttributeType::MAPPED_ADDRESS, client.client.socket_addr());
                     for (kind, address) in
@@ -48,7 +49,7 @@ impl Server {
                 Outcome::Succeeded(Method::Binding)
             }
             Err((code, unknown)) => {
-                self.reply_classic(client, route, &request, Class::Error, |builder| {
+                self.reply_classic(client, route, Method::Binding, request.id(), Class::Error, |builder| {
                     // As everywhere, no reason phrase for a source that has proved nothing.
                     builder.error_code(code, "");
                     if !unknown.is_empty() {
@@ -58,6 +59,20 @@ impl Server {
                 Outcome::Refused(Method::Binding, code)
             }
         }
+    }
+
+    /// What has no magic cookie, over DTLS.
+    ///
+    /// RFC 8489 section 11: "Any STUN request or indication without the magic cookie over DTLS MUST be considered
+    /// invalid: all requests MUST generate a 500 (Server Error) error response, and indications MUST be ignored."
+    pub(super) fn classic_over_dtls(&mut self, client: &FiveTuple, route: Route, bytes: &[u8]) -> Outcome {
+        let Some((method, id)) = cookieless_request(bytes) else {
+            return Outcome::Dropped(DropReason::Malformed(ParseError::NotStun));
+        };
+        self.reply_classic(client, route, method, id, Class::Error, |builder| {
+            builder.error_code(ErrorCode::ServerError, ErrorCode::ServerError.reason());
+        });
+        Outcome::Refused(method, ErrorCode::ServerError)
     }
 
     /// The checks of RFC 3489 section 8.1 in their order; unknown attributes go with 420.
@@ -100,12 +115,13 @@ impl Server {
         &mut self,
         client: &FiveTuple,
         route: Route,
-        request: &ClassicRequest<'_>,
+        method: Method,
+        id: ClassicId,
         class: Class,
         write: impl FnOnce(&mut Builder<'_>),
     ) {
         let start = self.replies.len();
-        write(&mut Builder::classic(&mut self.replies, Method::Binding, class, request.id()));
+        write(&mut Builder::classic(&mut self.replies, method, class, id));
         self.effects.push_back(Effect::Reply { route, client: *client, bytes: start..self.replies.len() });
     }
 }

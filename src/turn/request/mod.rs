@@ -17,7 +17,7 @@ use super::redirect::TryAlternate;
 use super::reply::Envelope;
 use super::server::{Now, Server};
 use super::strangers::TooMany;
-use crate::address::FiveTuple;
+use crate::address::{FiveTuple, Transport};
 use crate::auth::{AuthError, Credentials};
 use crate::stun::message::ParseError;
 use crate::stun::{AttributeType, Class, ErrorCode, Message, Method};
@@ -66,6 +66,9 @@ impl Server {
                     return dropped(DropReason::BindingRate);
                 }
                 return Err(self.classic(client, route, bytes));
+            }
+            Err(ParseError::NotStun) if client.transport == Transport::Dtls => {
+                return Err(self.classic_over_dtls(client, route, bytes));
             }
             Err(error) => return dropped(DropReason::Malformed(error)),
         };
@@ -134,7 +137,7 @@ impl Server {
             Err(error) => return self.challenge(now, &envelope, &message, error),
         };
         envelope.sign(&authenticated);
-        if method == Method::Allocate && !client.transport.is_stream() {
+        if method == Method::Allocate && !client.transport.is_connected() {
             let limits = &self.settings.limits;
             self.shared.strangers.has_authenticated(now.instant, limits, client.client.ip());
         }
@@ -176,9 +179,9 @@ impl Server {
         }
     }
 
-    /// Whether a Binding request is answered; on a stream and on the 5-tuple of an allocation always.
+    /// Whether a Binding request is answered; on a connection and on the 5-tuple of an allocation always.
     fn may_bind(&self, now: Now, client: &FiveTuple) -> bool {
-        client.transport.is_stream()
+        client.transport.is_connected()
             || self.shared.strangers.may_bind(now.instant, &self.settings.limits, client.client.ip())
             || self.table.find(client).is_some()
     }
@@ -199,7 +202,7 @@ impl Server {
             }
             return if answers { Ok(()) } else { Err(DropReason::FailureRate) };
         }
-        if client.transport.is_stream() || self.table.find(client).is_some() {
+        if client.transport.is_connected() || self.table.find(client).is_some() {
             return Ok(());
         }
         self.shared.strangers.may_be_challenged(now.instant, limits, source).map_err(|too_many| match too_many {

@@ -76,13 +76,13 @@ fn padding_len(requested: usize, offer: &NatBehavior) -> usize {
 /// to answer from, nor another port of the client to answer to (section 3: "STUN forbids a server from creating a new TCP
 /// or TCP/TLS connection to the client").
 fn understands(kind: AttributeType, client: &FiveTuple, message: &Message<'_>, offer: &NatBehavior) -> bool {
-    let is_stream = client.transport.is_stream();
+    let is_connected = client.transport.is_connected();
     match kind {
         AttributeType::CHANGE_REQUEST => {
             let change = message.attribute(kind).and_then(|attribute| attribute.as_change_request());
-            offer.other(client.server).is_some() && (!is_stream || change == Some(Change::NONE))
+            offer.other(client.server).is_some() && (!is_connected || change == Some(Change::NONE))
         }
-        AttributeType::RESPONSE_PORT => !is_stream,
+        AttributeType::RESPONSE_PORT => !is_connected,
         kind => kind.is_nat_behavior(),
     }
 }

@@ -179,9 +179,10 @@ impl Crew {
         for (index, ((_, commands, wake), neighbours)) in mailboxes.into_iter().zip(rings).enumerate() {
             let many = open_udp_listeners("127.0.0.1:0".parse().unwrap(), 1, &UdpOptions::LISTENER).unwrap();
             crew.addresses.push(many[0].local_addr().unwrap());
-            let listeners = vec![Queues { many, few: None, rest: None }];
+            let listeners = vec![(Queues { many, few: None, rest: None }, Accept::Plain)];
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&crew.shared), held.clone());
-            let berth = Berth { id, settings: Settings::default(), shared, held, offload: None, listeners };
+            let settings = Settings::default();
+            let berth = Berth { id, settings, shared, held, offload: None, listeners, dtls: None };
             let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
             let switch = Arc::new(Switch(AtomicU8::new(Fault::Nowhere as u8)));
             crew.switches.push(Arc::clone(&switch));

@@ -22,6 +22,8 @@ CHANNELS: list[str] = []
 INDICATIONS = ["-s"]
 TCP = ["-t"]
 TLS = ["-t", "-S"]
+# Each connection draws lots between DTLS 1.0, which is refused, and 1.2, until it is established.
+DTLS = ["-S"]
 IPV6_RELAY = ["-x"]
 
 
@@ -116,6 +118,16 @@ def uclient_over_tls_with_indications(rig: Rig) -> None:
 @case
 def uclient_over_tls_on_the_port_of_plain_tcp(rig: Rig) -> None:
     exchange(rig, TLS + CHANNELS, SINGLES, port=STUN_PORT)
+
+
+@case
+def uclient_over_dtls_with_channels(rig: Rig) -> None:
+    exchange(rig, DTLS + CHANNELS, port=TLS_PORT)
+
+
+@case
+def uclient_over_dtls_with_indications_on_the_port_of_plain_udp(rig: Rig) -> None:
+    exchange(rig, DTLS + INDICATIONS, port=STUN_PORT)
 
 
 @case
