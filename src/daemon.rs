@@ -38,7 +38,7 @@ use crate::net::steering::{Queues, open_steered};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::observe::logs::Level;
 use crate::observe::metrics::{DrainProgress, Snapshot};
-use crate::offload::{Mode, Offload};
+use crate::offload::{self, Mode, Offload};
 use crate::service_manager;
 use crate::turn::{self, Drain, PeerPolicy, Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
@@ -404,7 +404,12 @@ fn start_offload(settings: &Settings) -> Option<Offload> {
     let listeners = settings.listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Udp(_)));
     let relays = settings.turn.relay_addresses.iter().map(|relay| relay.bind);
     let addresses: Vec<_> = listeners.map(|listener| listener.address.ip()).chain(relays).collect();
-    match Offload::start(&settings.offload, &addresses) {
+    let started = Offload::start(&settings.offload, &addresses);
+    // Its thread keeps them; workers and everything else that meets clients do without.
+    if let Err(error) = offload::drop_capabilities() {
+        warn!(%error, "the capabilities of the kernel path cannot be given up");
+    }
+    match started {
         Ok(offload) => Some(offload),
         Err(error) if mode == Mode::Auto => {
             info!(%error, "the kernel path cannot be used, sockets serve");

@@ -8,12 +8,14 @@
 //! - [`control`]: the thread that writes the maps, and the handle of it that workers have.
 //! - `programs`: the programs and the maps in the kernel; `attach`: on which interfaces they are.
 //! - `ways`: routes, interfaces and neighbours, by `netlink`.
+//! - `privilege`: what the rest of the daemon does without.
 //! - `ebpf/`: the programs' source, and the object that is built from it.
 
 mod attach;
 pub mod control;
 pub mod flow;
 mod netlink;
+mod privilege;
 mod programs;
 pub mod settings;
 mod ways;
@@ -21,6 +23,7 @@ mod ways;
 pub use attach::Method;
 pub use control::{FlowId, Notify, Offload, Report, StartError, Total};
 pub use flow::{Flow, Hop, Traffic};
+pub use privilege::drop_capabilities;
 pub use settings::{Mode, Settings};
 
 #[cfg(test)]

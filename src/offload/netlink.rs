@@ -51,9 +51,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Whether XDP can send through it: not what stands upon another interface, as bridges and VLANs do.
+    /// Whether XDP can send through it: not what stands upon another interface, as bridges and VLANs do, and not a veth,
+    /// which loses what XDP sends unless its other end has a program or NAPI of its own.
     pub(super) fn is_for_xdp(&self) -> bool {
-        self.kind.as_deref().is_none_or(|kind| kind == "veth")
+        self.kind.is_none()
     }
 }
 
