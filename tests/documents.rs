@@ -72,6 +72,23 @@ fn every_test_that_is_named_beside_an_attack_is_there() {
 }
 
 #[test]
+fn the_configuration_in_the_kubernetes_example_is_known() {
+    let manifest = read("config/kubernetes/ferryd.yaml");
+    let block = manifest.split("  ferryd.toml: |\n").nth(1).unwrap().split("\n---").next().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ferryd.toml");
+    fs::write(&path, block.lines().map(|line| format!("{}\n", line.trim_start())).collect::<String>()).unwrap();
+    let host = HostFacts { own_addresses: vec!["127.0.0.1".parse().unwrap()], ..HostFacts::default() };
+    let loaded = config::load(Some(&path), &Environment::new(), &host, StateAccess::ReadOnly);
+    let problems = loaded.err().map(|problems| problems.0).unwrap_or_default();
+    // The secrets are the cluster's.
+    let found: Vec<_> = problems.iter().filter(|problem| !problem.found.contains("cannot be read")).collect();
+    assert!(found.is_empty() && problems.len() == 2, "{problems:?}");
+    // The grace outlives the drain by a minute.
+    assert!(block.contains("on-stop = \"30m\"") && manifest.contains("terminationGracePeriodSeconds: 1860"));
+}
+
+#[test]
 fn every_configuration_that_is_shown_is_known() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shown.toml");
