@@ -124,16 +124,19 @@ impl Server {
             return Err(DropReason::DataRate);
         }
         let forward = match reach {
-            Reach::Network => Forward::ToPeer { relay, peer, payload: payload.clone(), dont_fragment },
+            Reach::Network => Ok(Forward::ToPeer { relay, peer, payload: payload.clone(), dont_fragment }),
             Reach::OwnRelays | Reach::OwnHost => {
-                self.send_to_own(now, relay, peer, payload.clone(), reach, dont_fragment)?
+                self.send_to_own(now, relay, peer, payload.clone(), reach, dont_fragment)
             }
         };
-        if let Some(allocation) = self.table.get_mut(id) {
+        // What another allocation does not let in has been sent all the same, on whatever worker that one is.
+        if !matches!(forward, Err(DropReason::ForbiddenPort))
+            && let Some(allocation) = self.table.get_mut(id)
+        {
             allocation.traffic.packets_to_peers += 1;
             allocation.traffic.bytes_to_peers += payload.len() as u64;
         }
-        Ok(forward)
+        forward
     }
 
     /// Data to one of this host's addresses: to the live relay there in memory, else only where the operator allows it.

@@ -73,6 +73,12 @@ fn both_permissions_are_checked() {
         assert_eq!(bob.received(&mut world), [Received::Data { from: of_alice, data: b"both".to_vec() }]);
         assert_eq!(world.dropped(DropReason::NoPermission), 2);
         assert!(world.sent().is_empty());
+        alice.refresh(&mut world, Some(0));
+        let sent = world.ended()[0].traffic.packets_to_peers;
+        assert_eq!(
+            sent, 2,
+            "{workers} workers: what was sent counts, let in or not, and what was not permitted does not"
+        );
     }
 }
 

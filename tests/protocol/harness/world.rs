@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ferryd::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use ferryd::auth::Authenticator;
 use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCredential};
+use ferryd::stun::{ErrorCode, Message, Method};
 use ferryd::turn::effect::{Ended, RelaySource};
 use ferryd::turn::settings::{RelayAddress, Settings};
 use ferryd::turn::{
@@ -121,7 +122,7 @@ pub(crate) struct World {
     pub(crate) connections: BTreeMap<PeerConnectionId, Connection>,
     /// Streams that have moved to another worker.
     pub(crate) streams: HashMap<FiveTuple, usize>,
-    inboxes: HashMap<FiveTuple, VecDeque<Vec<u8>>>,
+    pub(crate) inboxes: HashMap<FiveTuple, VecDeque<Vec<u8>>>,
     pub(crate) sent: VecDeque<Sent>,
     /// Channels and ends, in their order.
     pub(crate) events: Vec<Effect>,
@@ -215,7 +216,10 @@ impl World {
         let worker = self.streams.get(client).copied().unwrap_or(worker);
         let now = self.now();
         self.asked = Some(route(client));
-        let forward = self.workers[worker].handle_client(now, client, route(client), bytes);
+        let handle = |server: &mut Server| server.handle_client(now, client, route(client), bytes);
+        let server = &mut self.workers[worker];
+        let is_connect = Message::parse(bytes).is_ok_and(|message| message.method() == Method::Connect);
+        let forward = if is_connect { handle(server) } else { counted_once(server, handle) };
         if let Some(Forward::Elsewhere { worker: other, client: whose, route: way, message }) = &forward {
             assert_ne!(usize::from(other.0), worker, "a worker hands nothing over to itself");
             assert_eq!((whose, *way, message), (client, route(client), &(0..bytes.len())));
@@ -234,7 +238,9 @@ impl World {
         let socket = self.sockets.iter().find(|(bound, _)| self.shared.ports.public(**bound) == to);
         let Some((worker, relay)) = socket.map(|(_, socket)| *socket) else { return false };
         let now = self.now();
-        let forward = self.workers[worker].handle_peer(now, relay, super::peer(from), bytes.len());
+        let from = super::peer(from);
+        let forward =
+            counted_once(&mut self.workers[worker], |server| server.handle_peer(now, relay, from, bytes.len()));
         self.forward(worker, forward, bytes);
         self.drain(worker);
         true
@@ -386,7 +392,9 @@ impl World {
                 assert_ne!(usize::from(other.0), worker, "a worker is no neighbour of itself");
                 let payload = bytes[payload].to_vec();
                 let (now, other) = (self.now(), usize::from(other.0));
-                let forward = self.workers[other].handle_neighbour(now, relay, from, payload.len());
+                let forward = counted_once(&mut self.workers[other], |server| {
+                    server.handle_neighbour(now, relay, from, payload.len())
+                });
                 assert!(!matches!(forward, Some(Forward::ToWorker { .. })), "a neighbour delivers or drops");
                 self.forward(other, forward, &payload);
                 self.drain(other);
@@ -503,6 +511,26 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Every datagram ends in exactly one outcome.
+pub(crate) fn counted_once<T>(server: &mut Server, handle: impl FnOnce(&mut Server) -> T) -> T {
+    let before = outcomes(server.counters());
+    let result = handle(server);
+    assert_eq!(outcomes(server.counters()), before + 1, "one datagram, one outcome");
+    result
+}
+
+/// How many datagrams have ended in whatever outcome.
+pub(crate) fn outcomes(counters: &Counters) -> u64 {
+    let of_method = |method: Method| {
+        let refused = ErrorCode::ALL.into_iter().map(|code| counters.refused(method, code));
+        counters.succeeded(method) + refused.sum::<u64>()
+    };
+    let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.dropped(reason)).sum();
+    // Connects are counted when their peers answer, or when their allocation ends.
+    let requests: u64 = Method::ALL.into_iter().filter(|method| *method != Method::Connect).map(of_method).sum();
+    counters.to_peer + counters.to_client + counters.to_worker + counters.keepalive + requests + dropped
 }
 
 /// Every client has a route of its own, so that an answer on a wrong one is found.
