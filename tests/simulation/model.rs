@@ -1,0 +1,378 @@
+//! What the server should do, in few words: allocations, permissions and channels by their instants. It shares nothing
+//! with the server but the codec.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ferryd::address::FiveTuple;
+use ferryd::stun::{AttributeType, ChannelData, Class, Message, Method, TransactionId};
+
+use crate::harness::{Received, Reply, secs};
+
+const PERMISSION: Duration = secs_const(300);
+const CHANNEL: Duration = secs_const(600);
+const NONCE: Duration = secs_const(3600);
+/// Nonces count time in steps.
+const NONCE_STEP: Duration = secs_const(64);
+/// A release is answered alike for so long.
+const RELEASE_MEMORY: Duration = secs_const(40);
+/// What has expired is cleared away within this.
+const TIMER: Duration = secs_const(1);
+
+/// Where packets, and behind them bytes, are counted in a record.
+const TO_CLIENT: usize = 0;
+const TO_PEERS: usize = 2;
+
+const fn secs_const(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// What decides of a peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// The relay's own address.
+    pub(crate) relay: IpAddr,
+    pub(crate) forbidden: Vec<IpAddr>,
+    /// Allocations in total; 0 is no limit.
+    pub(crate) total: u32,
+    /// Nobody gets a new allocation.
+    pub(crate) draining: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Allocation {
+    client: FiveTuple,
+    worker: usize,
+    user: String,
+    made_by: TransactionId,
+    relay: SocketAddr,
+    expires_at: Duration,
+    permissions: BTreeMap<IpAddr, Duration>,
+    channels: BTreeMap<u16, (SocketAddr, Duration)>,
+    traffic: [u64; 4],
+    unsure: bool,
+}
+
+/// What the record of an allocation must say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Record {
+    pub(crate) relay: SocketAddr,
+    /// Packets and bytes to the client, then to peers.
+    pub(crate) traffic: [u64; 4],
+    /// It has sent to an allocation in the moments between its end and its timer, which may count or not.
+    pub(crate) unsure: bool,
+}
+
+/// One message of application data that must arrive, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// A datagram of this relayed address.
+    Peer {
+        from: SocketAddr,
+        to: SocketAddr,
+        data: Vec<u8>,
+    },
+    Client {
+        client: FiveTuple,
+        received: Received,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) rules: Rules,
+    allocations: Vec<Allocation>,
+    released: Vec<(FiveTuple, TransactionId, Duration)>,
+    nonces: BTreeMap<Vec<u8>, (FiveTuple, Duration)>,
+    /// Of allocations that have ended with a record.
+    pub(crate) ended: Vec<Record>,
+    /// Data that was not permitted.
+    pub(crate) refused: u64,
+    pub(crate) relayed: u64,
+    /// Data that another caller did not let in, or not any more.
+    between: u64,
+}
+
+impl Model {
+    pub(crate) fn new(rules: Rules) -> Self {
+        let (allocations, released, nonces, ended) = Default::default();
+        Self { rules, allocations, released, nonces, ended, refused: 0, relayed: 0, between: 0 }
+    }
+
+    /// Lets go of what has expired.
+    pub(crate) fn pass(&mut self, now: Duration) {
+        let gone = self.allocations.extract_if(.., |it| now >= it.expires_at + TIMER);
+        self.ended.extend(gone.map(|it| it.record()));
+    }
+
+    fn live(&self, now: Duration, client: &FiveTuple) -> Option<&Allocation> {
+        self.allocations.iter().find(|it| it.client == *client && now < it.expires_at)
+    }
+
+    fn live_mut(&mut self, now: Duration, client: &FiveTuple) -> Option<&mut Allocation> {
+        self.allocations.iter_mut().find(|it| it.client == *client && now < it.expires_at)
+    }
+
+    fn owner(&self, now: Duration, relay: SocketAddr) -> Option<&Allocation> {
+        self.allocations.iter().find(|it| it.relay == relay && now < it.expires_at)
+    }
+
+    /// An allocation has ended by something other than time.
+    pub(crate) fn end(&mut self, client: &FiveTuple) {
+        let gone = self.allocations.extract_if(.., |it| it.client == *client);
+        self.ended.extend(gone.map(|it| it.record()));
+    }
+
+    pub(crate) fn end_all(&mut self) {
+        self.ended.extend(self.allocations.drain(..).map(|it| it.record()));
+    }
+
+    /// A worker is gone, without a word.
+    pub(crate) fn lose(&mut self, worker: usize) {
+        self.allocations.retain(|it| it.worker != worker);
+        self.released.clear();
+    }
+
+    /// Judges the answer to a request, and keeps what follows from it.
+    pub(crate) fn request(
+        &mut self,
+        now: Duration,
+        client: &FiveTuple,
+        worker: usize,
+        request: &Message<'_>,
+        reply: &Reply,
+    ) {
+        assert_eq!((reply.id(), reply.method()), (request.transaction_id(), request.method()));
+        let (result, method) = (reply.result(), request.method());
+        if let Some(nonce) = reply.value(AttributeType::NONCE) {
+            self.nonces.entry(nonce).or_insert((*client, now));
+        }
+        if method == Method::Binding {
+            return assert_eq!(result, Ok(()));
+        }
+        let user = request.attribute(AttributeType::USERNAME).map(|it| String::from_utf8_lossy(it.value).into_owned());
+        let signed = request.integrity().is_some();
+        let issued = request.attribute(AttributeType::NONCE).and_then(|it| self.nonces.get(it.value)).copied();
+        let age = issued.filter(|(to, _)| to == client).map(|(_, at)| now - at);
+        let of_owner = self.live(now, client).is_some_and(|it| Some(&it.user) == user.as_ref());
+        match result {
+            Err(401) => return assert!(!signed || !of_owner, "the key of an allocation proves its user"),
+            Err(438) => return assert!(age.is_none_or(|age| age + NONCE_STEP >= NONCE), "a nonce of {age:?} is good"),
+            _ => assert!(signed && age.is_some_and(|age| age <= NONCE + NONCE_STEP), "nonce: {age:?}"),
+        }
+        match method {
+            Method::Allocate => self.allocate(now, client, worker, request, reply, user.unwrap_or_default()),
+            _ if self.live(now, client).is_some() && !of_owner => assert_eq!(result, Err(441)),
+            Method::Refresh => self.refresh(now, client, request, reply),
+            Method::CreatePermission => self.permit(now, client, request, result),
+            Method::ChannelBind => self.bind(now, client, request, result),
+            Method::Binding
+            | Method::Send
+            | Method::Data
+            | Method::Connect
+            | Method::ConnectionBind
+            | Method::ConnectionAttempt => panic!("nobody sends {method:?} here"),
+        }
+    }
+
+    fn allocate(
+        &mut self,
+        now: Duration,
+        client: &FiveTuple,
+        worker: usize,
+        request: &Message<'_>,
+        reply: &Reply,
+        user: String,
+    ) {
+        let made_by = request.transaction_id();
+        let live = self.live(now, client);
+        let count = |extra: Duration| self.allocations.iter().filter(|it| now < it.expires_at + extra).count() as u32;
+        let total = self.rules.total;
+        match (reply.result(), live) {
+            (Ok(()), Some(live)) => {
+                assert_eq!(
+                    (live.made_by, live.relay),
+                    (made_by, reply.relay()),
+                    "only a retransmission succeeds again"
+                );
+            }
+            (result, None) if self.rules.draining => assert_eq!(result, Err(508)),
+            (Ok(()), None) => {
+                assert!(total == 0 || count(Duration::ZERO) < total, "beyond the quota");
+                let relay = reply.relay();
+                assert!(self.owner(now, relay).is_none(), "{relay} has two owners");
+                self.end(client);
+                let expires_at = now + secs(reply.lifetime().into());
+                let (client, permissions, channels) = (*client, BTreeMap::new(), BTreeMap::new());
+                let (traffic, unsure) = ([0; 4], false);
+                let made = Allocation {
+                    client,
+                    worker,
+                    user,
+                    made_by,
+                    relay,
+                    expires_at,
+                    permissions,
+                    channels,
+                    traffic,
+                    unsure,
+                };
+                self.allocations.push(made);
+            }
+            (Err(437), Some(live)) => assert_ne!(live.made_by, made_by),
+            (Err(486), None) => assert!(total != 0 && count(TIMER) >= total, "{} of {total}", count(TIMER)),
+            (other, live) => panic!("{other:?} to an Allocate, allocation: {live:?}"),
+        }
+    }
+
+    fn refresh(&mut self, now: Duration, client: &FiveTuple, request: &Message<'_>, reply: &Reply) {
+        let id = request.transaction_id();
+        let is_repeated =
+            self.released.iter().any(|(of, by, at)| (of, *by) == (client, id) && now < *at + RELEASE_MEMORY);
+        let Some(live) = self.live_mut(now, client) else {
+            let repeated = if is_repeated { Ok(()) } else { Err(437) };
+            return assert_eq!(reply.result(), repeated);
+        };
+        assert_eq!(reply.result(), Ok(()));
+        let asked = request.attribute(AttributeType::LIFETIME).and_then(|it| it.as_u32());
+        if asked == Some(0) {
+            self.released.push((*client, id, now));
+            return self.end(client);
+        }
+        assert_eq!(reply.lifetime(), asked.unwrap_or(600).clamp(600, 3600));
+        live.expires_at = now + secs(reply.lifetime().into());
+    }
+
+    fn is_forbidden(&self, peer: SocketAddr) -> bool {
+        self.rules.forbidden.contains(&peer.ip()) || peer.port() == 0
+    }
+
+    fn permit(&mut self, now: Duration, client: &FiveTuple, request: &Message<'_>, result: Result<(), u16>) {
+        let peers = peers(request);
+        let forbidden = peers.iter().any(|peer| self.rules.forbidden.contains(&peer.ip()));
+        let Some(live) = self.live_mut(now, client) else { return assert_eq!(result, Err(437)) };
+        assert_eq!(result, if forbidden { Err(403) } else { Ok(()) });
+        if !forbidden {
+            live.permissions.extend(peers.iter().map(|peer| (peer.ip(), now + PERMISSION)));
+        }
+    }
+
+    fn bind(&mut self, now: Duration, client: &FiveTuple, request: &Message<'_>, result: Result<(), u16>) {
+        let peer = peers(request)[0];
+        let number = request.attribute(AttributeType::CHANNEL_NUMBER).and_then(|it| it.as_channel_number());
+        let number = number.expect("CHANNEL-NUMBER");
+        let dying = self.allocations.iter().any(|it| it.relay == peer);
+        let dead = peer.ip() == self.rules.relay && self.owner(now, peer).is_none();
+        let forbidden = self.is_forbidden(peer) || dead;
+        let Some(live) = self.live_mut(now, client) else { return assert_eq!(result, Err(437)) };
+        live.channels.retain(|_, (_, expires_at)| now < *expires_at);
+        let clashes = live.channels.iter().any(|(bound, (to, _))| (*bound == number) != (*to == peer));
+        let expected = match (clashes, forbidden) {
+            (true, _) => Err(400),
+            (false, true) => Err(403),
+            (false, false) => Ok(()),
+        };
+        // The last moments of a peer's own allocation are its timer's.
+        assert!(result == expected || (dead && dying && result == Ok(())), "{result:?} for {expected:?}");
+        if result == Ok(()) {
+            live.channels.insert(number, (peer, now + CHANNEL));
+            live.permissions.insert(peer.ip(), now + PERMISSION);
+        }
+    }
+
+    /// What must come of data of a client.
+    pub(crate) fn client_sends(&mut self, now: Duration, client: &FiveTuple, bytes: &[u8]) -> Option<Flow> {
+        let between = self.between;
+        let flow = self.client_flow(now, client, bytes);
+        if between == self.between {
+            self.count(flow.is_some());
+        }
+        flow
+    }
+
+    fn client_flow(&mut self, now: Duration, client: &FiveTuple, bytes: &[u8]) -> Option<Flow> {
+        let live = self.live(now, client)?;
+        let (peer, data) = if let Some(data) = ChannelData::parse(bytes) {
+            let (peer, expires_at) = live.channels.get(&data.channel.get())?;
+            (*peer, (now < *expires_at).then(|| bytes[data.data()].to_vec())?)
+        } else {
+            let message = Message::parse(bytes).ok()?;
+            if (message.method(), message.class()) != (Method::Send, Class::Indication) {
+                return None;
+            }
+            (peers(&message)[0], message.attribute(AttributeType::DATA)?.value.to_vec())
+        };
+        if !live.permits(now, peer.ip()) || peer.port() == 0 {
+            return None;
+        }
+        let from = live.relay;
+        if peer.ip() != self.rules.relay {
+            self.live_mut(now, client)?.count(TO_PEERS, data.len());
+            return Some(Flow::Peer { from, to: peer, data });
+        }
+        let is_dying = self.allocations.iter().any(|it| it.relay == peer && now >= it.expires_at);
+        let Some(owner) = self.owner(now, peer).map(|it| it.client) else {
+            self.live_mut(now, client)?.unsure |= is_dying;
+            self.between += 1;
+            return None;
+        };
+        // It has left the sender, whether or not the other lets it in.
+        self.live_mut(now, client)?.count(TO_PEERS, data.len());
+        let flow = self.deliver(now, &owner, from, data);
+        self.between += u64::from(flow.is_none());
+        flow
+    }
+
+    /// What must come of a peer's datagram to a relayed address.
+    pub(crate) fn peer_sends(
+        &mut self,
+        now: Duration,
+        from: SocketAddr,
+        relay: SocketAddr,
+        data: &[u8],
+    ) -> Option<Flow> {
+        let owner = self.owner(now, relay).map(|it| it.client);
+        let flow = owner.and_then(|owner| self.deliver(now, &owner, from, data.to_vec()));
+        self.count(flow.is_some());
+        flow
+    }
+
+    fn deliver(&mut self, now: Duration, client: &FiveTuple, from: SocketAddr, data: Vec<u8>) -> Option<Flow> {
+        let owner = self.live_mut(now, client)?;
+        if !owner.permits(now, from.ip()) {
+            return None;
+        }
+        owner.count(TO_CLIENT, data.len());
+        let channel = owner.channels.iter().find(|(_, (to, expires_at))| *to == from && now < *expires_at);
+        let received = match channel {
+            Some((number, _)) => Received::Channel { number: *number, data },
+            None => Received::Data { from, data },
+        };
+        Some(Flow::Client { client: *client, received })
+    }
+
+    fn count(&mut self, flows: bool) {
+        *if flows { &mut self.relayed } else { &mut self.refused } += 1;
+    }
+}
+
+impl Allocation {
+    fn permits(&self, now: Duration, ip: IpAddr) -> bool {
+        self.permissions.get(&ip).is_some_and(|expires_at| now < *expires_at)
+    }
+
+    fn record(&self) -> Record {
+        Record { relay: self.relay, traffic: self.traffic, unsure: self.unsure }
+    }
+
+    fn count(&mut self, first: usize, len: usize) {
+        self.traffic[first] += 1;
+        self.traffic[first + 1] += len as u64;
+    }
+}
+
+fn peers(message: &Message<'_>) -> Vec<SocketAddr> {
+    let peers = message.attributes().filter(|it| it.kind == AttributeType::XOR_PEER_ADDRESS);
+    peers.map(|it| it.as_xor_address(message.transaction_id()).expect("an address")).collect()
+}
