@@ -304,6 +304,14 @@ impl Allocation {
         }
     }
 
+    /// Has what is permitted reach no more than another policy lets it.
+    pub(super) fn judge_anew(&mut self, reach_now: impl Fn(IpAddr, Reach) -> Reach) {
+        self.recent = None;
+        for (ip, permission) in &mut self.permissions {
+            permission.reach = reach_now(*ip, permission.reach);
+        }
+    }
+
     /// The first peers that were ever permitted, and how many permissions were installed for others.
     pub(super) fn take_peers(&mut self) -> (Vec<IpAddr>, u64) {
         (std::mem::take(&mut self.peers), self.peers_more)

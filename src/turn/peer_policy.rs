@@ -93,6 +93,16 @@ impl PeerPolicy {
         Ok(PermittedPeer { ip, reach })
     }
 
+    /// Where packets to an address that was permitted earlier may go by now: it may have become one of this host's. What
+    /// is refused from now on otherwise ends with its permission.
+    pub(super) fn reach_now(&self, ip: IpAddr, earlier: Reach) -> Reach {
+        match (self.is_own(ip), self.allows(ip)) {
+            (false, _) => earlier,
+            (true, true) => Reach::OwnHost,
+            (true, false) => Reach::OwnRelays,
+        }
+    }
+
     fn is_own(&self, ip: IpAddr) -> bool {
         self.relays.contains(&ip) || self.own.contains(&ip) || ip.is_loopback()
     }

@@ -140,6 +140,11 @@ impl Server {
     pub fn replace_policy(&mut self, policy: Policy) {
         (self.settings, self.authenticator, self.peers) = (policy.settings, policy.authenticator, policy.peers);
         self.drain = policy.drain;
+        for id in self.table.ids() {
+            if let Some(allocation) = self.table.get_mut(id) {
+                allocation.judge_anew(|ip, earlier| self.peers.reach_now(ip, earlier));
+            }
+        }
     }
 
     /// Takes a datagram, or one message of a stream, from a client.

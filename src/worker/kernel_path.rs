@@ -191,6 +191,19 @@ impl<D: Datagrams> Worker<D> {
         self.kernel_path.channel_closed(channel, relay);
     }
 
+    /// Takes back from the kernel what another policy does not leave to it.
+    pub(super) fn policy_changed(&mut self) {
+        let sessions = self.kernel_path.sessions.values();
+        let open: Vec<_> = sessions
+            .flat_map(|session| {
+                session.open.iter().map(|(channel, open)| (*channel, open.relay, open.peer, open.until))
+            })
+            .collect();
+        for (channel, relay, peer, until) in open {
+            self.channel_open(relay, channel, peer, until);
+        }
+    }
+
     /// The flows of an allocation lead to where its client is now.
     pub(super) fn client_moved(&mut self, allocation: AllocationId) {
         let Some(session) = self.kernel_path.sessions.get(&allocation.pack()) else { return };

@@ -299,6 +299,7 @@ impl<D: Datagrams> Worker<D> {
                 Command::Replace(policy) => {
                     self.policy = policy.clone();
                     self.server.replace_policy(policy);
+                    self.policy_changed();
                 }
                 Command::Report(to) => {
                     // Whoever asked may have given up.

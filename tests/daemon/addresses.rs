@@ -42,9 +42,18 @@ fn an_address_that_the_host_gets_later_is_closed_to_peers() {
     client.allocate();
     let peer = "8.8.8.8:5000".parse().unwrap();
     assert_eq!(client.permit(peer), Ok(()));
+    client.bind_channel(0x4001, peer).unwrap();
     ip(&["address", "add", "8.8.8.8/32", "dev", "lo"]);
+    let service = std::net::UdpSocket::bind(peer).unwrap();
+    service.set_nonblocking(true).unwrap();
     wait_until("the new address is closed", || client.permit(peer) == Err(403));
-    assert_eq!(client.bind_channel(0x4000, peer), Err(403));
+    assert_eq!(client.bind_channel(0x4000, "8.8.8.8:5001".parse().unwrap()), Err(403));
+    // What is there already leads to nothing either; an answer to a later request says that it has been looked at.
+    while service.recv(&mut [0; 16]).is_ok() {}
+    client.send_by_channel(0x4001, b"in");
+    client.send_by_indication(peer, b"in");
+    client.bind();
+    assert!(service.recv(&mut [0; 16]).is_err());
     ip(&["address", "del", "8.8.8.8/32", "dev", "lo"]);
     wait_until("it is open again", || client.permit(peer) == Ok(()));
 }
