@@ -38,13 +38,14 @@ use crate::net::steering::{Queues, open_steered};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::observe::logs::Level;
 use crate::observe::metrics::{DrainProgress, Snapshot};
+use crate::observe::records::{self, Recorder, Reopen};
 use crate::offload::{self, Mode, Offload};
 use crate::service_manager;
 use crate::turn::{self, Drain, PeerPolicy, Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
 use crate::worker::settings::{Backend, ListenerKind};
 use crate::worker::{
-    Berth, Command, DtlsDoor, HeldSockets, Legacy, Past, REST_BUFFER_BYTES, Report, WorkerHandle, rules,
+    Berth, Command, DtlsDoor, HeldSockets, Legacy, Past, REST_BUFFER_BYTES, Records, Report, WorkerHandle, rules,
 };
 
 /// Connections that the kernel completes before they are accepted.
@@ -89,6 +90,7 @@ enum Failure {
     Inherited(InheritError),
     Metrics(OpenError),
     Admin { socket: PathBuf, source: io::Error },
+    Records { source: io::Error },
     Tls(TlsError),
     Host { what: &'static str, source: io::Error },
     WorkerEnded(usize),
@@ -106,6 +108,11 @@ impl std::fmt::Display for Failure {
                  ferryd runs as; name another one, or \"off\"",
                 socket.display()
             ),
+            Self::Records { source } => write!(
+                f,
+                "sessions: records cannot be written ({source}), expected a file in a directory that belongs to the user \
+                 ferryd runs as, and authorities that can be read; see sessions.file and sessions.webhook-ca"
+            ),
             Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
             Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
@@ -121,7 +128,7 @@ impl Failure {
             Self::Listener(_) if sources.variables.iter().any(|name| name == "FERRYD_LISTENER") => {
                 Some("environment variable FERRYD_LISTENER".to_owned())
             }
-            Self::Listener(_) | Self::Metrics(_) | Self::Admin { .. } | Self::Tls(_) => file(),
+            Self::Listener(_) | Self::Metrics(_) | Self::Admin { .. } | Self::Records { .. } | Self::Tls(_) => file(),
             Self::Inherited(_) | Self::Host { .. } | Self::WorkerEnded(_) => None,
         };
         place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
@@ -143,7 +150,14 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let (ended, mut endings) = mpsc::unbounded_channel();
     let admission = Admission::new(settings.accept);
     let dtls = dtls_door(tls.as_ref(), &admission)?;
-    let crew = Crew::start(settings, workers, sockets.udp, dtls, ended)?;
+    let (records, recorded) = Records::new(settings.sessions.starts);
+    let reopen = Reopen::default();
+    let recorder = Recorder::new(&settings.sessions, settings.log.format, recorded, records.lost(), &reopen)
+        .map_err(|source| Failure::Records { source })?;
+    let counters = recorder.counters();
+    let recorder = std::thread::Builder::new().name("recorder".to_owned()).spawn(|| recorder.run());
+    let recorder = recorder.map_err(host("start the recorder's thread"))?;
+    let crew = Crew::start(settings, workers, sockets.udp, dtls, records, ended)?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new().map_err(host("listen to signals"))?;
         let next = Arc::new(AtomicUsize::new(0));
@@ -159,7 +173,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
             info!(address = %listener.address, kind = ?listener.kind, "listening");
         }
         let standing = Arc::new(Standing::new(helm::first_words(settings, level)));
-        let take = crew.snapshots(&admission, tls.as_ref(), &standing);
+        let take = crew.snapshots(&admission, tls.as_ref(), &standing, counters);
         if let Some(listener) = sockets.metrics {
             let take = Arc::clone(&take);
             tokio::spawn(async move {
@@ -178,10 +192,12 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
         tokio::spawn(watchdog(crew.handles.clone()));
-        let helm = Helm::new(Reload { loaded, tls, admission }, &crew, standing, level);
+        let helm = Helm::new(Reload { loaded, tls, admission, reopen }, &crew, standing, level);
         helm.steer(&mut signals, ordered, &mut endings).await
     });
     crew.stop();
+    // The workers are gone, and with them the last who could tell it something.
+    let _ = recorder.join();
     result
 }
 
@@ -274,6 +290,7 @@ impl Crew {
         workers: usize,
         listeners: Vec<Vec<(Queues, Accept)>>,
         dtls: Option<DtlsDoor>,
+        records: Records,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
         let policy = policy(settings, None);
@@ -292,7 +309,8 @@ impl Crew {
         {
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&shared), held.clone());
             let (settings, offload, dtls) = (settings.worker, offload.clone(), dtls.clone());
-            let berth = Berth { id, settings, shared, held, offload, listeners, dtls };
+            let records = records.clone();
+            let berth = Berth { id, settings, shared, held, offload, records, listeners, dtls };
             let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
             let notice = EndNotice(index, ended.clone());
             let thread = match backend {
@@ -321,6 +339,7 @@ impl Crew {
         admission: &Arc<Admission>,
         tls: Option<&TlsAcceptConfig>,
         standing: &Arc<Standing>,
+        records: Arc<records::Counters>,
     ) -> TakeSnapshot {
         let (handles, shared) = (self.handles.clone(), Arc::clone(&self.shared));
         let (admission, tls, standing) = (Arc::clone(admission), tls.cloned(), Arc::clone(standing));
@@ -336,6 +355,7 @@ impl Crew {
                 shared: Arc::clone(&shared),
                 admission: Arc::clone(&admission),
                 certificates: tls.as_ref().map(TlsAcceptConfig::status).unwrap_or_default(),
+                records: Arc::clone(&records),
                 drain: standing
                     .lock()
                     .drain

@@ -124,6 +124,7 @@ impl Lab {
                 | Effect::ChannelExtended { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
+                | Effect::AllocationStarted(_)
                 | Effect::AllocationEnded(_)
                 | Effect::OpenTcpRelay { .. }
                 | Effect::CloseTcpRelay { .. }

@@ -19,6 +19,7 @@ mod problem;
 mod redirect;
 mod relay;
 mod section;
+mod sessions;
 pub mod settings;
 #[cfg(test)]
 mod shipped_tests;
@@ -177,6 +178,7 @@ fn read(
     let streams = listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Stream(_)));
     turn.peers.service_ports = streams.map(|listener| listener.address.port()).collect();
     turn.peers.service_ports.extend(metrics.map(|address| address.port()));
+    let sessions = sessions::read(root.section("sessions", report), report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
     let places = if report.problems.is_empty() { places } else { Places { access: StateAccess::ReadOnly, ..places } };
@@ -199,6 +201,7 @@ fn read(
             accept,
             metrics,
             admin,
+            sessions,
         },
         sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
         secret_origin,

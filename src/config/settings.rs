@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use crate::net::certificate::CertificateFiles;
-use crate::observe::logs;
+use crate::observe::{logs, records};
 use crate::worker::settings::{AcceptLimits, Listener};
 use crate::{auth, control, offload, turn, worker};
 
@@ -26,6 +26,7 @@ pub struct Settings {
     pub accept: AcceptLimits,
     /// Where the metrics page is served; nowhere unless set.
     pub metrics: Option<SocketAddr>,
+    pub sessions: records::Settings,
     pub admin: control::settings::Settings,
 }
 

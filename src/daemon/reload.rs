@@ -10,6 +10,7 @@ use crate::control;
 use crate::control::wire::Reloaded;
 use crate::net::admission::Admission;
 use crate::net::tls::{TlsAcceptConfig, TlsSettings};
+use crate::observe::records::Reopen;
 use crate::service_manager;
 use crate::turn::Drain;
 use crate::worker::Command;
@@ -19,6 +20,7 @@ pub(super) struct Reload {
     pub(super) loaded: Loaded,
     pub(super) tls: Option<TlsAcceptConfig>,
     pub(super) admission: Arc<Admission>,
+    pub(super) reopen: Reopen,
 }
 
 impl Reload {
@@ -68,6 +70,7 @@ impl Reload {
         note("log level", new.log.level != old.log.level);
         note("drain", new.admin.drain != old.admin.drain);
         self.admission.set_limits(new.accept);
+        self.reopen.ask();
         let policy = policy(new, drain);
         for handle in &crew.handles {
             handle.tell(Command::Replace(policy.clone()));
@@ -95,6 +98,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     keep("tls (on or off)", new.tls.is_empty() != old.tls.is_empty());
     keep("log.format", new.log.format != old.log.format);
     let socket = |settings: &Settings| (settings.admin.served(), settings.admin.group_access);
+    keep("sessions", new.sessions != old.sessions);
     keep("admin", socket(new) != socket(old));
     if !kept.is_empty() {
         warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
@@ -112,6 +116,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
         new.tls.clone_from(&old.tls);
     }
     new.log.format = old.log.format;
+    new.sessions.clone_from(&old.sessions);
     let drain = std::mem::take(&mut new.admin.drain);
     new.admin = control::settings::Settings { drain, ..old.admin.clone() };
     kept

@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::records;
 use crate::address::Family;
 use crate::net::admission::Admission;
 use crate::net::certificate::CertificateContent;
@@ -33,6 +34,7 @@ pub struct Snapshot {
     pub admission: Arc<Admission>,
     /// The certificates in use, each after its file.
     pub certificates: Vec<(PathBuf, CertificateContent)>,
+    pub records: Arc<records::Counters>,
     /// A drain under way.
     pub drain: Option<DrainProgress>,
     /// The kernel path, where there is one.
@@ -250,6 +252,20 @@ impl Snapshot {
         page.counters("dtls_ended", "Established associations that the daemon ended, by reason", ended)
     }
 
+    fn records(&self, page: &mut Page<'_>) -> fmt::Result {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let records = &self.records;
+        let series = [
+            ("queue_lost", read(&records.lost)),
+            ("file_written", read(&records.file_written)),
+            ("file_failed", read(&records.file_failed)),
+            ("webhook_delivered", read(&records.webhook.delivered)),
+            ("webhook_lost", read(&records.webhook.lost)),
+        ];
+        let series = series.map(|(outcome, count)| ([("outcome", outcome)], count));
+        page.counters("session_records", "Session records beside the log, by what became of them", series)
+    }
+
     fn certificates(&self, page: &mut Page<'_>) -> fmt::Result {
         let label = |file: &Path| [("file", file.display().to_string())];
         let ends = self.certificates.iter().map(|(file, content)| (label(file), unix_seconds(content.not_after)));
@@ -271,6 +287,7 @@ impl Collector for Snapshot {
         self.streams(&mut page)?;
         self.offload(&mut page)?;
         self.dtls(&mut page)?;
+        self.records(&mut page)?;
         self.certificates(&mut page)
     }
 }

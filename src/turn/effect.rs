@@ -84,6 +84,8 @@ pub enum Effect {
     ChannelClosed { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
     /// An allocation has another 5-tuple from now on (RFC 8016). Its relays and channels are as they were.
     ClientMoved { allocation: AllocationId, from: FiveTuple, to: FiveTuple, route: Route },
+    /// An allocation has begun, and its client is told so.
+    AllocationStarted(SessionId),
     /// An allocation has ended.
     AllocationEnded(Box<Ended>),
     /// Somebody guesses this user's password: many wrong credentials within a minute. Told seldom, and nobody is locked.

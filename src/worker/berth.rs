@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::handle::WakeOnce;
 use super::held::HeldSockets;
 use super::packet_loop::{Fresh, Legacy, Listener, Worker};
+use super::records::Records;
 use super::requests::Requests;
 use super::routes::Socket;
 use super::settings::{Accept, Settings};
@@ -41,6 +42,7 @@ pub struct Berth {
     pub held: HeldSockets,
     /// The kernel path; `None` is sockets alone.
     pub offload: Option<Offload>,
+    pub records: Records,
     /// This worker's sockets of every UDP listener's group, and what it answers. They stay open here while workers come
     /// and go, so that the kernel goes on spreading clients as it did.
     pub listeners: Vec<(Queues, Accept)>,

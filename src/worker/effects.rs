@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::connections::Message;
 use super::packet_loop::{RelaySocket, Worker};
@@ -11,7 +11,7 @@ use crate::address::RelayedAddr;
 use crate::net::datagrams::{Datagrams, Role};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_relay};
 use crate::net::stream::Class;
-use crate::turn::effect::{Ended, RelaySource};
+use crate::turn::effect::RelaySource;
 use crate::turn::{Effect, Now, OpenError as Refusal, RelayId};
 
 impl<D: Datagrams> Worker<D> {
@@ -68,6 +68,13 @@ impl<D: Datagrams> Worker<D> {
                 Effect::ClientMoved { allocation, from, to, .. } => {
                     self.client_moved(allocation);
                     debug!(from = %from.client, to = %to.client, transport = to.transport.name(), "client moved");
+                }
+                Effect::AllocationStarted(id) => {
+                    if self.records.wants_starts
+                        && let Some(detail) = self.server.session(now, id)
+                    {
+                        self.records.started(detail.session);
+                    }
                 }
                 Effect::AllocationEnded(ended) => self.allocation_ended(ended),
                 Effect::UserAttacked { username } => {
@@ -150,23 +157,4 @@ impl<D: Datagrams> Worker<D> {
         self.closing.insert(relay, address);
         self.datagrams.remove(key);
     }
-}
-
-/// The session record: one line when an allocation ends.
-pub(super) fn record(ended: &Ended) {
-    let traffic = ended.traffic;
-    info!(
-        target: "ferryd::session",
-        id = %ended.id,
-        user = %ended.username,
-        client = %ended.client.client,
-        transport = ended.client.transport.name(),
-        relayed = ?ended.relayed,
-        packets_to_peers = traffic.packets_to_peers,
-        bytes_to_peers = traffic.bytes_to_peers,
-        packets_to_client = traffic.packets_to_client,
-        bytes_to_client = traffic.bytes_to_client,
-        reason = ended.reason.name(),
-        "allocation ended"
-    );
 }

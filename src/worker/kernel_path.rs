@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::effects::record;
 use super::handle::WakeOnce;
 use super::packet_loop::Worker;
 use super::routes::Way;
@@ -265,7 +264,8 @@ impl<D: Datagrams> Worker<D> {
                 ended.traffic.bytes_to_peers += carried.bytes_to_peer;
                 ended.traffic.packets_to_client += carried.packets_to_client;
                 ended.traffic.bytes_to_client += carried.bytes_to_client;
-                record(&ended);
+                let now = self.clock.now();
+                self.records.ended(now, ended);
             }
         }
     }

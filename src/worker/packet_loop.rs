@@ -18,6 +18,7 @@ use super::kernel_path::KernelPath;
 use super::neighbours::Neighbours;
 use super::pace::Pace;
 use super::peers::Peers;
+use super::records::Records;
 use super::requests::Requests;
 use super::routes::{ConnectionId, Socket};
 use super::settings::Accept;
@@ -79,6 +80,7 @@ pub struct Worker<D> {
     pub(super) neighbours: Neighbours,
     pub(super) held: HeldSockets,
     pub(super) kernel_path: KernelPath,
+    pub(super) records: Records,
     pub(super) statistics: Statistics,
     /// Streams that may hold more than was read, and whether they are hanging up.
     pub(super) unfinished: VecDeque<(ConnectionId, bool)>,
@@ -135,6 +137,7 @@ impl<D: Datagrams> Worker<D> {
             held: berth.held.clone(),
             kernel_path: KernelPath::new(berth.offload.clone(), &legacy.wake),
             associations: Associations::new(berth.dtls.clone()),
+            records: berth.records.clone(),
             statistics: Statistics::default(),
             unfinished: VecDeque::new(),
             more_from_neighbours: false,

@@ -35,6 +35,7 @@ mod operate;
 #[cfg(feature = "probe")]
 mod probe;
 mod proxy;
+mod records;
 mod relaying;
 mod reload;
 mod secrecy;

@@ -24,6 +24,7 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
         | Effect::ClosePeer { .. }
         | Effect::ChannelExtended { .. }
         | Effect::ClientMoved { .. }
+        | Effect::AllocationStarted(_)
         | Effect::AllocationEnded(_)
         | Effect::UserAttacked { .. } => None,
     };

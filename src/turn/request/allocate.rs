@@ -353,6 +353,10 @@ impl Server {
             self.issue_ticket(id);
         }
         self.answer_allocate(&opening.envelope, id, now);
+        if let Some(allocation) = self.table.get(id) {
+            let session = self.session_id(id, allocation.started);
+            self.effects.push_back(Effect::AllocationStarted(session));
+        }
     }
 
     /// The success response, first or repeated.

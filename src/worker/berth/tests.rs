@@ -181,8 +181,8 @@ impl Crew {
             crew.addresses.push(many[0].local_addr().unwrap());
             let listeners = vec![(Queues { many, few: None, rest: None }, Accept::Plain)];
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&crew.shared), held.clone());
-            let settings = Settings::default();
-            let berth = Berth { id, settings, shared, held, offload: None, listeners, dtls: None };
+            let (settings, records) = (Settings::default(), Records::new(false).0);
+            let berth = Berth { id, settings, shared, held, offload: None, records, listeners, dtls: None };
             let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
             let switch = Arc::new(Switch(AtomicU8::new(Fault::Nowhere as u8)));
             crew.switches.push(Arc::clone(&switch));

@@ -419,6 +419,7 @@ impl World {
                 | Effect::ChannelExtended { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
+                | Effect::AllocationStarted(_)
                 | Effect::AllocationEnded(_)
                 | Effect::UserAttacked { .. } => false,
             };
@@ -476,6 +477,9 @@ impl World {
             }
             Effect::ClosePeer { connection } => {
                 self.connections.remove(&connection);
+            }
+            Effect::AllocationStarted(id) => {
+                assert!(self.workers[worker].session(self.now(), id).is_some(), "a session that has begun is there");
             }
             event @ (Effect::ChannelOpened { .. }
             | Effect::ChannelExtended { .. }

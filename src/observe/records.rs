@@ -1,0 +1,237 @@
+//! Session records: to the log, to a file and to a webhook, by a thread of their own.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use tracing::{error, info};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use super::logs::Format;
+use super::webhook::{self, Webhook};
+use crate::turn::effect::Traffic;
+use crate::worker::Record;
+
+/// The target of records in the log.
+const TARGET: &str = "ferryd::session";
+/// At most one line about a file that cannot be written in this time.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Where records go beside the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// One JSON object on each line; opened again at a reload.
+    pub file: Option<PathBuf>,
+    pub webhook: Option<webhook::Settings>,
+    /// The file and the webhook are told of allocations that begin, too.
+    pub starts: bool,
+}
+
+/// What became of records, since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// The queue between workers and recorder was full.
+    pub lost: Arc<AtomicU64>,
+    pub file_written: AtomicU64,
+    pub file_failed: AtomicU64,
+    pub webhook: webhook::Counters,
+}
+
+/// Writes records until the last worker is gone.
+#[derive(Debug)]
+pub struct Recorder {
+    records: Receiver<Record>,
+    format: Format,
+    file: Option<RecordFile>,
+    webhook: Option<Webhook>,
+    counters: Arc<Counters>,
+}
+
+/// A request to open the file again: whoever rotates files has moved it away.
+#[derive(Clone, Debug, Default)]
+pub struct Reopen(Arc<AtomicBool>);
+
+impl Reopen {
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Recorder {
+    /// Opens the file. `lost` counts what workers could not hand over.
+    pub fn new(
+        settings: &Settings,
+        format: Format,
+        records: Receiver<Record>,
+        lost: Arc<AtomicU64>,
+        reopen: &Reopen,
+    ) -> io::Result<Self> {
+        let counters = Arc::new(Counters { lost, ..Counters::default() });
+        let file = settings.file.as_deref().map(|path| RecordFile::open(path, reopen.clone())).transpose()?;
+        let webhook = settings.webhook.as_ref().map(|settings| Webhook::start(settings.clone(), Arc::clone(&counters)));
+        Ok(Self { records, format, file, webhook: webhook.transpose()?, counters })
+    }
+
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Runs until there is nobody left to hear of; then gives the webhook a moment for what it still has.
+    pub fn run(mut self) {
+        while let Ok(record) = self.records.recv() {
+            let fields = fields(&record);
+            if let Some(file) = &mut self.file {
+                let written = file.write(&fields);
+                let counter = if written { &self.counters.file_written } else { &self.counters.file_failed };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            self.log(&record, &fields);
+            if let Some(webhook) = &self.webhook {
+                webhook.put(fields);
+            }
+        }
+        if let Some(webhook) = self.webhook {
+            webhook.finish();
+        }
+    }
+
+    /// Ends alone: what begins is of no use in a log that people read.
+    fn log(&self, record: &Record, fields: &Map<String, Value>) {
+        let Record::Ended { ended, at } = record else { return };
+        if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+            return;
+        }
+        match self.format {
+            // tracing writes lists as texts.
+            Format::Json => write_line(fields),
+            Format::Text => {
+                let Traffic { packets_to_peers, bytes_to_peers, packets_to_client, bytes_to_client } = ended.traffic;
+                info!(
+                    target: TARGET,
+                    id = %ended.id,
+                    user = %ended.username,
+                    client = %ended.client.client,
+                    transport = ended.client.transport.name(),
+                    relayed = ?ended.relayed,
+                    peers = ?ended.peers,
+                    peers_more = ended.peers_more,
+                    packets_to_peers,
+                    bytes_to_peers,
+                    packets_to_client,
+                    bytes_to_client,
+                    start = ended.started,
+                    end = at,
+                    reason = ended.reason.name(),
+                    "allocation ended"
+                );
+            }
+        }
+    }
+}
+
+/// One line to standard error, in the shape of the other events there.
+fn write_line(fields: &Map<String, Value>) {
+    let mut timestamp = String::new();
+    // Fails only when the string does.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    let mut line = Map::new();
+    line.insert("timestamp".to_owned(), timestamp.into());
+    line.insert("level".to_owned(), "INFO".into());
+    line.insert("message".to_owned(), "allocation ended".into());
+    line.insert("target".to_owned(), TARGET.into());
+    line.extend(fields.iter().map(|(name, value)| (name.clone(), value.clone())));
+    // As the log itself does it: nobody can be told that standard error is gone.
+    let _ = io::stderr().write_all(format!("{}\n", Value::Object(line)).as_bytes());
+}
+
+/// The stable fields of docs/operating.md.
+fn fields(record: &Record) -> Map<String, Value> {
+    let value = match record {
+        Record::Started(session) => json!({
+            "event": "started",
+            "id": session.id.to_string(),
+            "user": &*session.username,
+            "client": session.client.client.to_string(),
+            "server": session.client.server.to_string(),
+            "transport": session.client.transport.name(),
+            "relayed": session.relayed,
+            "start": session.started,
+        }),
+        Record::Ended { ended, at } => json!({
+            "event": "ended",
+            "id": ended.id.to_string(),
+            "user": &*ended.username,
+            "client": ended.client.client.to_string(),
+            "server": ended.client.server.to_string(),
+            "transport": ended.client.transport.name(),
+            "relayed": ended.relayed,
+            "peers": ended.peers.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            "peers_more": ended.peers_more,
+            "packets_to_peers": ended.traffic.packets_to_peers,
+            "bytes_to_peers": ended.traffic.bytes_to_peers,
+            "packets_to_client": ended.traffic.packets_to_client,
+            "bytes_to_client": ended.traffic.bytes_to_client,
+            "start": ended.started,
+            "end": at,
+            "reason": ended.reason.name(),
+        }),
+    };
+    match value {
+        Value::Object(fields) => fields,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    }
+}
+
+/// The file of records.
+#[derive(Debug)]
+struct RecordFile {
+    path: PathBuf,
+    file: File,
+    reopen: Reopen,
+    complained: Option<Instant>,
+}
+
+impl RecordFile {
+    fn open(path: &Path, reopen: Reopen) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: append(path)?, reopen, complained: None })
+    }
+
+    /// Writes a line, whole; false when that failed.
+    fn write(&mut self, fields: &Map<String, Value>) -> bool {
+        if self.reopen.0.swap(false, Ordering::Relaxed) {
+            match append(&self.path) {
+                Ok(file) => self.file = file,
+                Err(error) => self.complain(&error),
+            }
+        }
+        let Ok(mut line) = serde_json::to_vec(fields) else { return false };
+        line.push(b'\n');
+        match self.file.write_all(&line) {
+            Ok(()) => true,
+            Err(error) => {
+                self.complain(&error);
+                false
+            }
+        }
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            self.complained = Some(Instant::now());
+            error!(file = %self.path.display(), %error, "session records cannot be written");
+        }
+    }
+}
+
+/// Users are named in it.
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
