@@ -4,6 +4,7 @@ mod addresses;
 mod admin;
 mod helm;
 mod reload;
+mod revocations;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -21,7 +22,8 @@ use tracing::{error, info, warn};
 
 use self::helm::Helm;
 use self::reload::Reload;
-use crate::auth::Authenticator;
+use self::revocations::Store;
+use crate::auth::{Authenticator, Revocations};
 use crate::config::{Loaded, Settings, Sources, Validity};
 use crate::control::api::Api;
 use crate::control::metrics::{self, TakeSnapshot};
@@ -91,6 +93,7 @@ enum Failure {
     Metrics(OpenError),
     Admin { socket: PathBuf, source: io::Error },
     Records { source: io::Error },
+    Revocations { file: PathBuf, source: io::Error },
     Tls(TlsError),
     Host { what: &'static str, source: io::Error },
     WorkerEnded(usize),
@@ -113,6 +116,12 @@ impl std::fmt::Display for Failure {
                 "sessions: records cannot be written ({source}), expected a file in a directory that belongs to the user \
                  ferryd runs as, and authorities that can be read; see sessions.file and sessions.webhook-ca"
             ),
+            Self::Revocations { file, source } => write!(
+                f,
+                "{}: cannot be read ({source}), expected the revocations that ferryd keeps; mend the file, or remove it and \
+                 revoke again",
+                file.display()
+            ),
             Self::Tls(error) => write!(f, "tls: {error}"),
             Self::Host { what, source } => write!(f, "cannot {what}: {source}"),
             Self::WorkerEnded(worker) => write!(f, "worker {worker} ended; see the log above"),
@@ -129,7 +138,7 @@ impl Failure {
                 Some("environment variable FERRYD_LISTENER".to_owned())
             }
             Self::Listener(_) | Self::Metrics(_) | Self::Admin { .. } | Self::Records { .. } | Self::Tls(_) => file(),
-            Self::Inherited(_) | Self::Host { .. } | Self::WorkerEnded(_) => None,
+            Self::Inherited(_) | Self::Host { .. } | Self::Revocations { .. } | Self::WorkerEnded(_) => None,
         };
         place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))
     }
@@ -150,6 +159,10 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let (ended, mut endings) = mpsc::unbounded_channel();
     let admission = Admission::new(settings.accept);
     let dtls = dtls_door(tls.as_ref(), &admission)?;
+    let directory = settings.state_directory.as_deref();
+    let (store, revoked) = Store::open(directory)
+        .map_err(|source| Failure::Revocations { file: directory.map(Store::file).unwrap_or_default(), source })?;
+    let overlay = Overlay { drain: None, revocations: Arc::new(Revocations::new(&revoked)) };
     let (records, recorded) = Records::new(settings.sessions.starts);
     let reopen = Reopen::default();
     let recorder = Recorder::new(&settings.sessions, settings.log.format, recorded, records.lost(), &reopen)
@@ -157,7 +170,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let counters = recorder.counters();
     let recorder = std::thread::Builder::new().name("recorder".to_owned()).spawn(|| recorder.run());
     let recorder = recorder.map_err(host("start the recorder's thread"))?;
-    let crew = Crew::start(settings, workers, sockets.udp, dtls, records, ended)?;
+    let crew = Crew::start(policy(settings, &overlay), settings, workers, sockets.udp, dtls, records, ended)?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new().map_err(host("listen to signals"))?;
         let next = Arc::new(AtomicUsize::new(0));
@@ -172,7 +185,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
         for listener in &settings.listeners {
             info!(address = %listener.address, kind = ?listener.kind, "listening");
         }
-        let standing = Arc::new(Standing::new(helm::first_words(settings, level)));
+        let standing = Arc::new(Standing::new(helm::first_words(settings, level, revoked)));
         let take = crew.snapshots(&admission, tls.as_ref(), &standing, counters);
         if let Some(listener) = sockets.metrics {
             let take = Arc::clone(&take);
@@ -192,7 +205,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
         tokio::spawn(watchdog(crew.handles.clone()));
-        let helm = Helm::new(Reload { loaded, tls, admission, reopen }, &crew, standing, level);
+        let helm = Helm::new(Reload { loaded, tls, admission, reopen }, &crew, standing, level, overlay, store);
         helm.steer(&mut signals, ordered, &mut endings).await
     });
     crew.stop();
@@ -286,6 +299,7 @@ struct Crew {
 
 impl Crew {
     fn start(
+        policy: Policy,
         settings: &Settings,
         workers: usize,
         listeners: Vec<Vec<(Queues, Accept)>>,
@@ -293,7 +307,6 @@ impl Crew {
         records: Records,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
-        let policy = policy(settings, None);
         let shared = Arc::new(Shared::new(&settings.turn));
         let held = HeldSockets::default();
         let mailboxes: io::Result<Vec<_>> = (0..workers).map(|_| WorkerHandle::new()).collect();
@@ -377,13 +390,21 @@ impl Crew {
     }
 }
 
+/// What operators have laid over the configuration.
+#[derive(Clone, Debug)]
+struct Overlay {
+    drain: Option<Arc<Drain>>,
+    revocations: Arc<Revocations>,
+}
+
 /// What workers judge by.
-fn policy(settings: &Settings, drain: Option<Arc<Drain>>) -> Policy {
+fn policy(settings: &Settings, overlay: &Overlay) -> Policy {
     Policy {
         settings: Arc::new(settings.turn.clone()),
         authenticator: Arc::new(Authenticator::new(&settings.auth)),
         peers: Arc::new(PeerPolicy::new(&settings.turn)),
-        drain,
+        drain: overlay.drain.clone(),
+        revocations: Arc::clone(&overlay.revocations),
     }
 }
 

@@ -166,6 +166,7 @@ fn server(now: Now) -> Server {
     let shared = Arc::new(Shared::new(&settings));
     let policy = Policy {
         drain: None,
+        revocations: Arc::default(),
         peers: Arc::new(PeerPolicy::new(&settings)),
         settings: Arc::new(settings),
         authenticator: Arc::new(Authenticator::new(&auth)),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::challenge::Challenge;
-use super::credentials::{Credentials, UserKind, Users};
+use super::credentials::{Candidate, Credentials, UserKind, Users};
 use super::long_term::PasswordAlgorithm;
 use super::nonce::{Features, Nonces};
 use super::prepare::opaque_string;
@@ -194,7 +194,8 @@ impl Authenticator {
             verifies(request, &self.decoy);
         }
         let proven = candidates.into_iter().find(|candidate| verifies(request, &candidate.key))?;
-        Some(Credentials { username: Arc::from(prepared), kind: proven.kind, algorithm, key: proven.key })
+        let Candidate { kind, key, secret } = proven;
+        Some(Credentials { username: Arc::from(prepared), kind, algorithm, key, secret })
     }
 
     /// Whether a request carries a nonce that this client has been given and that has not expired: it has proved its
@@ -266,6 +267,7 @@ fn prove_by_token(
         kind: UserKind::Token { ends_at },
         algorithm,
         key: mac_key,
+        secret: None,
     })
 }
 

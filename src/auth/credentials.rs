@@ -11,7 +11,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::long_term::{PasswordAlgorithm, user_hash};
-use super::settings::{Secret, SecretAlgorithm, Settings, SharedSecret, UserCredential};
+use super::settings::{Secret, SecretAlgorithm, SecretId, Settings, SharedSecret, UserCredential};
 use crate::stun::integrity::IntegrityKey;
 
 /// What an authenticated request has proved; an allocation keeps it.
@@ -23,6 +23,8 @@ pub struct Credentials {
     pub kind: UserKind,
     pub algorithm: PasswordAlgorithm,
     pub key: IntegrityKey,
+    /// The shared secret that minted them, if one did.
+    pub secret: Option<SecretId>,
 }
 
 /// Whom allocations of a username are counted for.
@@ -76,6 +78,7 @@ impl Credentials {
 pub(super) struct Candidate {
     pub(super) kind: UserKind,
     pub(super) key: IntegrityKey,
+    pub(super) secret: Option<SecretId>,
 }
 
 /// The users of the configuration, with the keys of static ones derived once.
@@ -84,7 +87,7 @@ pub(super) struct Users {
     realm: String,
     static_users: HashMap<String, StaticKeys>,
     names_by_hash: HashMap<[u8; 32], String>,
-    shared_secrets: Vec<SharedSecret>,
+    shared_secrets: Vec<(SharedSecret, SecretId)>,
 }
 
 #[derive(Debug)]
@@ -100,7 +103,7 @@ impl Users {
             realm: settings.realm.clone(),
             static_users: HashMap::new(),
             names_by_hash: HashMap::new(),
-            shared_secrets: settings.shared_secrets.clone(),
+            shared_secrets: settings.shared_secrets.iter().map(|secret| (secret.clone(), secret.id())).collect(),
         };
         for user in &settings.users {
             let Some(keys) = StaticKeys::derive(&user.name, &settings.realm, &user.credential) else { continue };
@@ -141,21 +144,23 @@ impl Users {
                 PasswordAlgorithm::Md5 => Some(&keys.md5),
                 PasswordAlgorithm::Sha256 => keys.sha256.as_ref(),
             };
-            candidates.extend(stored.cloned().map(|key| Candidate { kind: UserKind::Shared, key }));
+            candidates.extend(stored.cloned().map(|key| Candidate { kind: UserKind::Shared, key, secret: None }));
             if let (true, Some(password)) = (sent != prepared, &keys.password) {
                 let key = algorithm.key(sent.as_bytes(), &self.realm, password.expose());
-                candidates.push(Candidate { kind: UserKind::Shared, key });
+                candidates.push(Candidate { kind: UserKind::Shared, key, secret: None });
             }
         }
         if let Some(limited) = TimeLimited::parse(sent).filter(|limited| unix_seconds < limited.expiry) {
             let kind = if limited.name.is_some() { UserKind::Named } else { UserKind::Shared };
             // A service may have minted for either form of the name, and a client may have hashed either.
             let forms = if sent == prepared { &[sent][..] } else { &[sent, prepared] };
-            for (secret, minted) in self.shared_secrets.iter().flat_map(|it| forms.iter().map(move |form| (it, form))) {
+            let secrets = self.shared_secrets.iter();
+            for ((secret, id), minted) in secrets.flat_map(|it| forms.iter().map(move |form| (it, form))) {
                 let password = time_limited_password(secret, minted);
                 candidates.extend(forms.iter().map(|hashed| Candidate {
                     kind,
                     key: algorithm.key(hashed.as_bytes(), &self.realm, password.as_bytes()),
+                    secret: Some(*id),
                 }));
             }
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::aead::AeadAlgorithm;
@@ -52,6 +53,28 @@ pub enum UserCredential {
 pub struct SharedSecret {
     pub secret: Secret,
     pub algorithm: SecretAlgorithm,
+}
+
+/// A name for a shared secret that can be shown: 32 bits of its hash, which nobody can turn back into a secret that is
+/// not guessed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretId(pub u32);
+
+impl SharedSecret {
+    /// Its name; the same on every node and after every restart.
+    pub fn id(&self) -> SecretId {
+        let mut hash = Sha256::new();
+        hash.update(b"ferryd shared secret\0");
+        hash.update(self.secret.expose());
+        let [a, b, c, d, ..] = hash.finalize().0;
+        SecretId(u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
+impl fmt::Display for SecretId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
 }
 
 /// The HMAC that turns a time-limited username into its password.

@@ -1,4 +1,4 @@
-//! Whom an operator means: a user, users by the beginning of their names, or clients by address.
+//! Whom an operator means: a user, users by the beginning of their names or by their secret, or clients by address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,14 +7,17 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use super::credentials::{Credentials, TimeLimited};
+use super::settings::SecretId;
 
-/// Users or clients, as `user:alice`, `user:alice*` or `client:192.0.2.0/24`.
+/// Users or clients, as `user:alice`, `user:alice*`, `secret:0f3a9c11` or `client:192.0.2.0/24`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// The whole username, or the name behind the expiry of a time-limited one.
     User(String),
     /// The beginning of either.
     UserPrefix(String),
+    /// Everybody whose credential was minted from a shared secret.
+    Secret(SecretId),
     /// Source addresses of clients.
     Client(IpNet),
 }
@@ -42,6 +45,7 @@ impl Subject {
             Self::UserPrefix(prefix) => {
                 username.starts_with(prefix) || name().is_some_and(|name| name.starts_with(prefix.as_str()))
             }
+            Self::Secret(id) => credentials.secret == Some(*id),
             Self::Client(range) => range.contains(&client),
         }
     }
@@ -58,20 +62,27 @@ pub struct NoSubject;
 
 impl fmt::Display for NoSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected a user, the beginning of names with * at the end, or an address or range of addresses")
+        f.write_str(
+            "expected a user, the beginning of names with * at the end, an address or range of addresses, or secret: and \
+             the id of a shared secret",
+        )
     }
 }
 
 impl FromStr for Subject {
     type Err = NoSubject;
 
-    /// Without `user:` or `client:` in front, what is an address or a range is a client, all else a user.
+    /// Without `user:`, `secret:` or `client:` in front, what is an address or a range is a client, all else a user.
     fn from_str(text: &str) -> Result<Self, NoSubject> {
         match text.split_once(':') {
             _ if text.is_empty() => Err(NoSubject),
             Some(("user", "")) => Err(NoSubject),
             Some(("user", user)) => Ok(Self::user(user)),
             Some(("client", client)) => Self::client(client),
+            Some(("secret", id)) if id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                u32::from_str_radix(id, 16).map(|id| Self::Secret(SecretId(id))).map_err(|_| NoSubject)
+            }
+            Some(("secret", _)) => Err(NoSubject),
             _ => Ok(parse_range(text).map_or_else(|| Self::user(text), Self::Client)),
         }
     }
@@ -82,6 +93,7 @@ impl fmt::Display for Subject {
         match self {
             Self::User(user) => write!(f, "user:{user}"),
             Self::UserPrefix(prefix) => write!(f, "user:{prefix}*"),
+            Self::Secret(id) => write!(f, "secret:{id}"),
             Self::Client(range) => write!(f, "client:{range}"),
         }
     }
@@ -101,6 +113,7 @@ mod tests {
             kind: UserKind::Named,
             algorithm: PasswordAlgorithm::Md5,
             key: PasswordAlgorithm::Md5.key(b"u", "r", b"p"),
+            secret: Some(SecretId(0x0f3a_9c11)),
         };
         subject.parse::<Subject>().unwrap().covers(&credentials, client.parse().unwrap())
     }
@@ -119,10 +132,12 @@ mod tests {
 
     #[test]
     fn subjects_are_read_as_they_are_written() {
-        for text in ["user:alice", "user:alice*", "user:*", "client:192.0.2.1/32", "client:2001:db8::/32"] {
+        for text in
+            ["secret:0f3a9c11", "user:alice", "user:alice*", "user:*", "client:192.0.2.1/32", "client:2001:db8::/32"]
+        {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }
-        for text in ["", "user:", "client:", "client:alice", "client:192.0.2.0/33"] {
+        for text in ["", "secret:", "secret:0f3a9c1", "user:", "client:", "client:alice", "client:192.0.2.0/33"] {
             assert_eq!(text.parse::<Subject>(), Err(NoSubject), "{text}");
         }
     }

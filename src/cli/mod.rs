@@ -60,6 +60,8 @@ enum Verb {
     Session(admin::session::Arguments),
     /// End live allocations
     Evict(admin::evict::Arguments),
+    /// Take credentials back: live allocations end and no new ones are made, also after a restart
+    Revoke(admin::revoke::Arguments),
     /// Make no new allocations, and stop when the live ones have ended or at a deadline
     Drain(admin::drain::Arguments),
     /// Read the configuration again, and tell what has changed
@@ -92,6 +94,7 @@ pub fn run() -> ExitCode {
         Some(Verb::Sessions(sessions)) => admin::sessions::run(file.as_deref(), &sessions),
         Some(Verb::Session(session)) => admin::session::run(file.as_deref(), &session),
         Some(Verb::Evict(evict)) => admin::evict::run(file.as_deref(), &evict),
+        Some(Verb::Revoke(revoke)) => admin::revoke::run(file.as_deref(), &revoke),
         Some(Verb::Drain(drain)) => admin::drain::run(file.as_deref(), &drain),
         Some(Verb::Reload(connection)) => admin::reload::run(file.as_deref(), &connection),
         Some(Verb::LogLevel(level)) => admin::log_level::run(file.as_deref(), &level),

@@ -7,7 +7,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::metrics::TakeSnapshot;
 use super::orders::{Order, Standing};
 use super::workers::{Listing, Silent, Sort, Workers};
-use super::{operate, wire};
+use super::{operate, revoke, wire};
 use crate::address::Family;
 use crate::auth::Subject;
 use crate::auth::subject::parse_range;
@@ -44,7 +44,7 @@ pub struct Facts {
 /// What the routes work with.
 pub struct Api {
     facts: Facts,
-    workers: Workers,
+    pub(super) workers: Workers,
     pub(super) take: TakeSnapshot,
     pub(super) standing: Arc<Standing>,
     pub(super) orders: mpsc::Sender<Order>,
@@ -76,6 +76,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
         ("/v1/reload", post(operate::reload)),
         ("/v1/log-level", get(operate::log_level).put(operate::set_log_level).delete(operate::follow_log_level)),
         ("/v1/limits", get(operate::limits)),
+        ("/v1/revocations", get(revoke::list).post(revoke::revoke)),
+        ("/v1/revocations/{subject}", delete(revoke::restore)),
     ]
 }
 

@@ -8,6 +8,7 @@ pub mod client;
 pub mod metrics;
 mod operate;
 pub mod orders;
+mod revoke;
 pub mod settings;
 pub mod socket;
 pub mod wire;

@@ -18,7 +18,7 @@ use crate::net::interfaces::{descriptor_limits, open_descriptors};
 use crate::observe::logs::Level;
 
 /// Has the daemon's main loop do something.
-async fn order<T>(api: &Api, make: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Refusal> {
+pub(super) async fn order<T>(api: &Api, make: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Refusal> {
     let gone = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "ferryd is stopping");
     let (to, from) = oneshot::channel();
     api.orders.send(make(to)).await.map_err(|_| gone())?;

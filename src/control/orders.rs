@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::wire;
+use crate::auth::{Revocation, Subject};
 use crate::observe::logs::Level;
 
 /// Orders that wait for the daemon; an operator who asks for more has to wait.
@@ -21,8 +22,20 @@ pub enum Order {
     Drain(DrainOrder, oneshot::Sender<Result<wire::Drain, String>>),
     /// Go on after all.
     CancelDrain(oneshot::Sender<Result<(), String>>),
+    /// Make no new allocations for these credentials.
+    Revoke(Revocation, oneshot::Sender<Result<Kept, String>>),
+    /// Take a revocation back.
+    Restore(Subject, oneshot::Sender<Result<Kept, String>>),
     /// Log from this level on, whatever the configuration says; `None` is to follow it again.
     LogLevel(Option<Level>, oneshot::Sender<()>),
+}
+
+/// Whether a revocation will be known after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Yes,
+    /// There is no state directory, or it cannot be written: the log says why.
+    No,
 }
 
 /// How to drain.
@@ -50,6 +63,7 @@ pub struct Words {
     pub log_level: wire::LogLevel,
     pub limits: wire::Limits,
     pub listeners: Vec<String>,
+    pub revocations: Vec<Revocation>,
 }
 
 impl Standing {

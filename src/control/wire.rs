@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::turn;
+use crate::{auth, turn};
 
 /// The daemon as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,6 +107,54 @@ pub struct Limits {
     pub descriptors_total: u64,
 }
 
+/// Credentials that have been taken back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Revocations {
+    pub revocations: Vec<Revocation>,
+}
+
+/// Whose credentials make no new allocations.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Revocation {
+    /// `user:alice`, `user:alice*`, `secret:0f3a9c11` or `client:192.0.2.0/24`.
+    pub subject: String,
+    pub since: u64,
+    /// Without end unless set.
+    pub until: Option<u64>,
+}
+
+/// Whom to revoke.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    pub subject: String,
+    /// Without it until the credential would have ended, where its name tells that, else without end.
+    #[serde(default)]
+    pub until: Option<u64>,
+}
+
+/// What was revoked, or taken back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Revoked {
+    pub subject: String,
+    pub until: Option<u64>,
+    /// Whether it will be known after a restart.
+    pub kept: bool,
+    /// Allocations that have ended by it.
+    pub ended: u64,
+}
+
+impl From<&auth::Revocation> for Revocation {
+    fn from(revocation: &auth::Revocation) -> Self {
+        Self { subject: revocation.subject.to_string(), since: revocation.since, until: revocation.until }
+    }
+}
+
+/// Seconds since the Unix epoch.
+pub fn unix_now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+}
+
 /// Something was done that has no more to tell.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Done {
@@ -166,6 +214,8 @@ pub struct Session {
     pub bytes_to_client: u64,
     pub permissions: usize,
     pub channels: usize,
+    /// The id of the shared secret that minted the credential, if one did.
+    pub secret: Option<String>,
 }
 
 /// A live allocation with its peers.
@@ -233,6 +283,7 @@ impl From<turn::Session> for Session {
             bytes_to_client: session.traffic.bytes_to_client,
             permissions: session.permissions,
             channels: session.channels,
+            secret: session.secret.map(|id| id.to_string()),
         }
     }
 }

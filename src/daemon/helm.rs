@@ -2,18 +2,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{error, info};
 
 use super::addresses::{self, Addresses};
 use super::reload::Reload;
-use super::{Crew, Failure, Signal, Signals, policy};
+use super::revocations::Store;
+use super::{Crew, Failure, Overlay, Signal, Signals, policy};
+use crate::auth::revocation::REVOCATIONS_MAX;
+use crate::auth::{Revocation, Revocations, Subject};
 use crate::config::Settings;
-use crate::control::orders::{DrainOrder, Order, Standing, Words};
-use crate::control::wire;
+use crate::control::orders::{DrainOrder, Kept, Order, Standing, Words};
+use crate::control::wire::{self, unix_now};
 use crate::observe::logs::{self, Level};
 use crate::service_manager;
 use crate::turn::redirect::Alternates;
@@ -33,11 +36,12 @@ pub(super) struct Helm<'a> {
     /// The level that an operator has set over the configuration's.
     level: Option<Level>,
     drain: Option<Draining>,
+    overlay: Overlay,
+    store: Store,
 }
 
 /// A drain under way.
 struct Draining {
-    drain: Arc<Drain>,
     deadline: Option<Instant>,
     /// A signal has said so: there is no way back.
     stops: bool,
@@ -51,8 +55,15 @@ enum Course {
 }
 
 impl<'a> Helm<'a> {
-    pub(super) fn new(reload: Reload, crew: &'a Crew, standing: Arc<Standing>, level: Option<Level>) -> Self {
-        Self { reload, crew, standing, level, drain: None }
+    pub(super) fn new(
+        reload: Reload,
+        crew: &'a Crew,
+        standing: Arc<Standing>,
+        level: Option<Level>,
+        overlay: Overlay,
+        store: Store,
+    ) -> Self {
+        Self { reload, crew, standing, level, drain: None, overlay, store }
     }
 
     /// Runs until there is a reason to stop.
@@ -90,7 +101,7 @@ impl<'a> Helm<'a> {
         if settings.peers.own_addresses != own {
             settings.peers.own_addresses = own;
             info!(addresses = ?settings.peers.own_addresses, "the addresses of this host have changed");
-            self.tell_policy(self.drain.as_ref().map(|draining| Arc::clone(&draining.drain)));
+            self.tell_policy();
         }
         Course::On
     }
@@ -129,6 +140,8 @@ impl<'a> Helm<'a> {
                 _ = to.send(result);
             }
             Order::CancelDrain(to) => _ = to.send(self.cancel_drain()),
+            Order::Revoke(revocation, to) => _ = to.send(self.revoke(revocation)),
+            Order::Restore(subject, to) => _ = to.send(self.restore(&subject)),
             Order::LogLevel(level, to) => {
                 self.level = level;
                 self.follow_level();
@@ -140,8 +153,7 @@ impl<'a> Helm<'a> {
     }
 
     fn reload(&mut self) -> Result<wire::Reloaded, Vec<String>> {
-        let drain = self.drain.as_ref().map(|draining| Arc::clone(&draining.drain));
-        let result = self.reload.run(self.crew, drain);
+        let result = self.reload.run(self.crew, &self.overlay);
         let problems = result.as_ref().err().cloned().unwrap_or_default();
         let settings = &self.reload.loaded.settings;
         let mut words = self.standing.lock();
@@ -183,8 +195,8 @@ impl<'a> Helm<'a> {
         let deadline = [deadline, earlier.and_then(|drain| drain.deadline)].into_iter().flatten().min();
         let drain = match (named(order), earlier) {
             (Some(redirect), _) => Arc::new(Drain { redirect }),
-            (None, Some(earlier)) => Arc::clone(&earlier.drain),
-            (None, None) => {
+            (None, Some(_)) if let Some(drain) = &self.overlay.drain => Arc::clone(drain),
+            (None, _) => {
                 let common = self.reload.loaded.settings.turn.redirect.clone();
                 Arc::new(Drain { redirect: configured().or(common).unwrap_or_default() })
             }
@@ -199,9 +211,10 @@ impl<'a> Helm<'a> {
             redirect: siblings(&drain.redirect),
             allocations: before.map_or(allocations, |before| before.allocations),
         };
-        self.drain = Some(Draining { drain: Arc::clone(&drain), deadline, stops });
+        self.drain = Some(Draining { deadline, stops });
         self.standing.lock().drain = Some(words.clone());
-        self.tell_policy(Some(drain));
+        self.overlay.drain = Some(drain);
+        self.tell_policy();
         info!(
             allocations,
             deadline = order.deadline.map(|deadline| deadline.as_secs()),
@@ -221,14 +234,56 @@ impl<'a> Helm<'a> {
         }
         self.drain = None;
         self.standing.lock().drain = None;
-        self.tell_policy(None);
+        self.overlay.drain = None;
+        self.tell_policy();
         info!("the drain was cancelled: new allocations are made again");
         service_manager::status("relaying");
         Ok(())
     }
 
-    fn tell_policy(&self, drain: Option<Arc<Drain>>) {
-        let policy = policy(&self.reload.loaded.settings, drain);
+    fn revoke(&mut self, revocation: Revocation) -> Result<Kept, String> {
+        let now = unix_now();
+        let mut all = self.standing.lock().revocations.clone();
+        all.retain(|other| other.holds(now) && other.subject != revocation.subject);
+        if all.len() >= REVOCATIONS_MAX {
+            return Err(format!(
+                "{REVOCATIONS_MAX} revocations are known already; remove a secret in place of its users"
+            ));
+        }
+        all.push(revocation);
+        Ok(self.revoked(all))
+    }
+
+    fn restore(&mut self, subject: &Subject) -> Result<Kept, String> {
+        let now = unix_now();
+        let mut all = self.standing.lock().revocations.clone();
+        all.retain(|other| other.holds(now));
+        let before = all.len();
+        all.retain(|other| other.subject != *subject);
+        if all.len() == before {
+            return Err(format!("{subject} is not revoked"));
+        }
+        Ok(self.revoked(all))
+    }
+
+    /// These are revoked from now on, also where they cannot be kept.
+    fn revoked(&mut self, all: Vec<Revocation>) -> Kept {
+        let kept = match self.store.keep(&all) {
+            Ok(true) => Kept::Yes,
+            Ok(false) => Kept::No,
+            Err(error) => {
+                error!(%error, "revocations cannot be written to the state directory");
+                Kept::No
+            }
+        };
+        self.overlay.revocations = Arc::new(Revocations::new(&all));
+        self.tell_policy();
+        self.standing.lock().revocations = all;
+        kept
+    }
+
+    fn tell_policy(&self) {
+        let policy = policy(&self.reload.loaded.settings, &self.overlay);
         for handle in &self.crew.handles {
             handle.tell(Command::Replace(policy.clone()));
         }
@@ -287,13 +342,14 @@ fn siblings(redirect: &Redirect) -> Vec<SocketAddr> {
 }
 
 /// What the daemon says of itself before anything has happened.
-pub(super) fn first_words(settings: &Settings, level: Option<Level>) -> Words {
+pub(super) fn first_words(settings: &Settings, level: Option<Level>, revocations: Vec<Revocation>) -> Words {
     Words {
         drain: None,
         last_reload: None,
         log_level: level_words(settings, level),
         limits: limits(settings),
         listeners: listeners(settings),
+        revocations,
     }
 }
 
@@ -323,8 +379,4 @@ fn limits(settings: &Settings) -> wire::Limits {
         descriptors: 0,
         descriptors_total: 0,
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

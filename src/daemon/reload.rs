@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Crew, policy, tell};
+use super::{Crew, Overlay, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
 use crate::control;
 use crate::control::wire::Reloaded;
@@ -12,7 +12,6 @@ use crate::net::admission::Admission;
 use crate::net::tls::{TlsAcceptConfig, TlsSettings};
 use crate::observe::records::Reopen;
 use crate::service_manager;
-use crate::turn::Drain;
 use crate::worker::Command;
 
 /// What a reload compares with and what it changes.
@@ -25,9 +24,9 @@ pub(super) struct Reload {
 
 impl Reload {
     /// Reads the configuration again; on any problem everything stays as it is.
-    pub(super) fn run(&mut self, crew: &Crew, drain: Option<Arc<Drain>>) -> Result<Reloaded, Vec<String>> {
+    pub(super) fn run(&mut self, crew: &Crew, overlay: &Overlay) -> Result<Reloaded, Vec<String>> {
         service_manager::reloading();
-        let result = self.read().and_then(|loaded| self.apply(crew, drain, loaded));
+        let result = self.read().and_then(|loaded| self.apply(crew, overlay, loaded));
         match &result {
             Ok(reloaded) if reloaded.changed.is_empty() => info!("configuration read again, nothing has changed"),
             Ok(reloaded) => info!(changed = reloaded.changed.join(", "), "configuration read again"),
@@ -53,7 +52,7 @@ impl Reload {
     }
 
     /// Applies what can change in a running daemon, as a whole or not at all.
-    fn apply(&mut self, crew: &Crew, drain: Option<Arc<Drain>>, mut loaded: Loaded) -> Result<Reloaded, Vec<String>> {
+    fn apply(&mut self, crew: &Crew, overlay: &Overlay, mut loaded: Loaded) -> Result<Reloaded, Vec<String>> {
         let (new, old) = (&mut loaded.settings, &self.loaded.settings);
         let kept = keep_what_needs_a_restart(new, old);
         let mut changed = Vec::new();
@@ -71,7 +70,7 @@ impl Reload {
         note("drain", new.admin.drain != old.admin.drain);
         self.admission.set_limits(new.accept);
         self.reopen.ask();
-        let policy = policy(new, drain);
+        let policy = policy(new, overlay);
         for handle in &crew.handles {
             handle.tell(Command::Replace(policy.clone()));
         }

@@ -27,7 +27,7 @@ use super::settings::Settings;
 use super::strangers::Strangers;
 use super::table::Table;
 use crate::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Revocations};
 
 /// The time, as the shell reads it once per batch.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +79,8 @@ pub struct Policy {
     pub peers: Arc<PeerPolicy>,
     /// Set while the server is emptied: no new allocations are made.
     pub drain: Option<Arc<Drain>>,
+    /// Whose credentials make no new allocations.
+    pub revocations: Arc<Revocations>,
 }
 
 /// The TURN server of one worker.
@@ -92,6 +94,7 @@ pub struct Server {
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) peers: Arc<PeerPolicy>,
     pub(super) drain: Option<Arc<Drain>>,
+    pub(super) revocations: Arc<Revocations>,
     pub(super) shared: Arc<Shared>,
     pub(super) worker: WorkerId,
     /// Tells the sessions of this run from those of another one within the same second.
@@ -119,6 +122,7 @@ impl Server {
             authenticator: policy.authenticator,
             peers: policy.peers,
             drain: policy.drain,
+            revocations: policy.revocations,
             shared,
             worker,
             run: rng.random(),
@@ -139,12 +143,12 @@ impl Server {
     /// Judges by another policy from now on; allocations live on.
     pub fn replace_policy(&mut self, policy: Policy) {
         (self.settings, self.authenticator, self.peers) = (policy.settings, policy.authenticator, policy.peers);
-        self.drain = policy.drain;
         for id in self.table.ids() {
             if let Some(allocation) = self.table.get_mut(id) {
                 allocation.judge_anew(|ip, earlier| self.peers.reach_now(ip, earlier));
             }
         }
+        (self.drain, self.revocations) = (policy.drain, policy.revocations);
     }
 
     /// Takes a datagram, or one message of a stream, from a client.

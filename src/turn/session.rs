@@ -14,6 +14,7 @@ use super::ids::{AllocationId, WorkerId};
 use super::server::{Now, Server};
 use crate::address::{FiveTuple, PeerAddr};
 use crate::auth::Subject;
+use crate::auth::settings::SecretId;
 
 /// Sessions of one page: what a packet loop tells between two turns.
 pub const PAGE_LEN_MAX: usize = 256;
@@ -86,6 +87,8 @@ pub struct Session {
     pub expires_in: Duration,
     pub permissions: usize,
     pub channels: usize,
+    /// The shared secret that minted the credential, if one did.
+    pub secret: Option<SecretId>,
 }
 
 /// A live allocation with its peers.
@@ -177,6 +180,7 @@ impl Server {
             expires_in: allocation.expires_at()?.saturating_duration_since(now),
             permissions: allocation.permissions(now).count(),
             channels: allocation.channels(now).count(),
+            secret: allocation.credentials.secret,
         })
     }
 }

@@ -30,6 +30,8 @@ fn assert_described(verb: &str, value: &Value) {
         "reload" => "Reloaded",
         "log-level" => "LogLevel",
         "limits" => "Limits",
+        "revoke" if value.get("revocations").is_some() => "Revocations",
+        "revoke" => "Revoked",
         _ => return,
     };
     assert_fits(schemas, &schemas[schema], value, verb);

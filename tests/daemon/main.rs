@@ -38,6 +38,7 @@ mod proxy;
 mod records;
 mod relaying;
 mod reload;
+mod revoke;
 mod secrecy;
 mod service_manager;
 mod settings;

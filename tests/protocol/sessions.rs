@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use ferryd::auth::Subject;
+use ferryd::auth::{Revocation, Subject};
 use ferryd::turn::effect::EndReason;
 use ferryd::turn::session::PAGE_LEN_MAX;
 use ferryd::turn::{Session, SessionFilter, SessionId};
 
-use crate::harness::{Client, PEER, World, assert_no_leak, secs};
+use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret};
+
+use crate::harness::{Client, PEER, SECRET, UNIX_START, World, assert_no_leak, secs};
 
 fn all(world: &World, filter: &SessionFilter) -> Vec<Session> {
     let (mut sessions, mut from) = (Vec::new(), Some(0));
@@ -134,4 +136,39 @@ fn an_evicted_session_is_gone_with_everything_and_cannot_be_evicted_again() {
     assert!(world.workers[0].evict(next, EndReason::Evicted));
     world.drain(0);
     assert_no_leak(&world);
+}
+
+#[test]
+fn what_is_revoked_allocates_no_more_until_its_time_is_over() {
+    let until = UNIX_START + 100;
+    let mut world = World::new();
+    let mut live = Client::new("198.51.100.1:1000").time_limited("1900000000:carol");
+    live.allocate(&mut world).relay();
+    let revoked = ["user:carol", "user:1900000000:dave*", "client:198.51.100.8/30"];
+    world.reload(|setup| {
+        let revocation = |subject: &&str| Revocation::new(subject.parse().unwrap(), UNIX_START, Some(until));
+        setup.revocations = revoked.iter().map(revocation).collect();
+    });
+    let try_one =
+        |world: &mut World, client: &str, user: &str| Client::new(client).time_limited(user).allocate(world).result();
+    assert_eq!(try_one(&mut world, "198.51.100.1:1001", "1900000000:carol"), Err(403));
+    assert_eq!(try_one(&mut world, "198.51.100.1:1002", "1900000000:dave2"), Err(403));
+    assert_eq!(try_one(&mut world, "198.51.100.9:1003", "1900000000:erin"), Err(403));
+    assert_eq!(try_one(&mut world, "198.51.100.1:1004", "1900000000:erin"), Ok(()));
+    assert_eq!(live.refresh(&mut world, None).result(), Ok(()), "who is live is ended by the operator's order");
+    world.advance(secs(100));
+    assert_eq!(try_one(&mut world, "198.51.100.1:1005", "1900000000:carol"), Ok(()));
+}
+
+#[test]
+fn a_secret_is_revoked_with_everybody_it_has_minted() {
+    let secret = |secret: &str, algorithm| SharedSecret { secret: Secret::new(secret), algorithm };
+    let id = secret(SECRET, SecretAlgorithm::Sha1).id();
+    let mut world = World::with(|setup| {
+        let subject = format!("secret:{id}").parse().unwrap();
+        setup.revocations = vec![Revocation::new(subject, UNIX_START, None)];
+    });
+    let mut minted = Client::new("198.51.100.1:1000").time_limited("1900000000:carol");
+    assert_eq!(minted.allocate(&mut world).result(), Err(403));
+    assert_eq!(Client::new("198.51.100.1:1001").allocate(&mut world).result(), Ok(()), "alice has a password");
 }

@@ -5,6 +5,7 @@ pub(super) mod evict;
 pub(super) mod limits;
 pub(super) mod log_level;
 pub(super) mod reload;
+pub(super) mod revoke;
 pub(super) mod session;
 pub(super) mod sessions;
 pub(super) mod status;

@@ -52,6 +52,10 @@ impl Server {
         if let Some(id) = self.in_use(request) {
             return self.repeat(request, id);
         }
+        let client = request.envelope.client.client.ip();
+        if self.revocations.cover(&request.credentials, client, request.now.unix_seconds) {
+            return Err(ErrorCode::Forbidden.into());
+        }
         self.redirect(request)?;
         let wanted = self.wanted(request)?;
         let requested = self.requested_lifetime(request)?;

@@ -167,6 +167,7 @@ impl Crew {
         };
         let policy = Policy {
             drain: None,
+            revocations: Arc::default(),
             peers: Arc::new(PeerPolicy::new(&settings)),
             authenticator: Arc::new(Authenticator::new(&auth)),
             settings: Arc::new(settings.clone()),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferryd::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
-use ferryd::auth::Authenticator;
 use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCredential};
+use ferryd::auth::{Authenticator, Revocation, Revocations};
 use ferryd::stun::{ErrorCode, Message, Method};
 use ferryd::turn::effect::{Ended, RelaySource};
 use ferryd::turn::settings::{RelayAddress, Settings};
@@ -27,6 +27,7 @@ pub(crate) struct Setup {
     pub(crate) auth: ferryd::auth::Settings,
     pub(crate) workers: u8,
     pub(crate) drain: Option<Drain>,
+    pub(crate) revocations: Vec<Revocation>,
 }
 
 impl Setup {
@@ -43,6 +44,7 @@ impl Setup {
     fn policy(self) -> Policy {
         Policy {
             drain: self.drain.map(Arc::new),
+            revocations: Arc::new(Revocations::new(&self.revocations)),
             peers: Arc::new(PeerPolicy::new(&self.turn)),
             authenticator: Arc::new(Authenticator::new(&self.auth)),
             settings: Arc::new(self.turn),
@@ -70,6 +72,7 @@ impl Setup {
             },
             workers: 1,
             drain: None,
+            revocations: Vec::new(),
         };
         setup.relay("192.0.2.1", None);
         setup.relay("2001:db8::1", None);
