@@ -17,6 +17,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Every transport in the order of the variants: `transport as usize` is its place in a table of counters.
+    pub const ALL: [Self; 4] = [Self::Udp, Self::Tcp, Self::Tls, Self::Dtls];
+
     /// Whether messages arrive on a byte stream, so that framing and ChannelData padding apply (RFC 8656 section 12.5).
     pub fn is_stream(self) -> bool {
         match self {

@@ -5,6 +5,7 @@ mod admin;
 mod helm;
 mod reload;
 mod revocations;
+mod watch;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -28,13 +29,14 @@ use crate::config::{Loaded, Settings, Sources, Validity};
 use crate::control::api::Api;
 use crate::control::metrics::{self, TakeSnapshot};
 use crate::control::orders::{ORDERS_MAX, Standing};
+use crate::control::wire;
 use crate::net::accept::{self, Accept};
 use crate::net::admission::Admission;
 use crate::net::certificate::TlsError;
 use crate::net::datagrams::{Datagrams, EpollDatagrams, RingDatagrams};
 use crate::net::headroom::keep_back;
 use crate::net::inherited::{InheritError, Inherited};
-use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
+use crate::net::interfaces::{descriptor_limits, open_descriptors, raise_descriptor_limit};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener};
 use crate::net::steering::{Queues, open_steered};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
@@ -362,6 +364,12 @@ impl Crew {
                 Some(offload) => Some(offload.report(REPORT_PATIENCE)?),
                 None => None,
             };
+            let words = standing.lock();
+            let reloads = words.reloads;
+            let progress =
+                |drain: &wire::Drain| DrainProgress { allocations: drain.allocations, deadline: drain.deadline };
+            let drain = words.drain.as_ref().map(progress);
+            drop(words);
             Some(Snapshot {
                 workers: reports(&handles)?,
                 offload,
@@ -369,11 +377,9 @@ impl Crew {
                 admission: Arc::clone(&admission),
                 certificates: tls.as_ref().map(TlsAcceptConfig::status).unwrap_or_default(),
                 records: Arc::clone(&records),
-                drain: standing
-                    .lock()
-                    .drain
-                    .as_ref()
-                    .map(|drain| DrainProgress { allocations: drain.allocations, deadline: drain.deadline }),
+                descriptors: descriptors(),
+                reloads,
+                drain,
                 taken_at: SystemTime::now(),
             })
         })
@@ -388,6 +394,11 @@ impl Crew {
             let _ = thread.join();
         }
     }
+}
+
+/// Open descriptors and their limit.
+fn descriptors() -> Option<(u64, u64)> {
+    Some((open_descriptors().ok()?, descriptor_limits().ok()?.soft))
 }
 
 /// What operators have laid over the configuration.

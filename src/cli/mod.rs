@@ -56,6 +56,8 @@ enum Verb {
     Status(admin::Connection),
     /// List live allocations, those with the most bytes first
     Sessions(admin::sessions::Arguments),
+    /// The busiest live allocations, again and again
+    Top(admin::top::Arguments),
     /// Show one live allocation with its peers
     Session(admin::session::Arguments),
     /// End live allocations
@@ -92,6 +94,7 @@ pub fn run() -> ExitCode {
         Some(Verb::Import(import)) => import::run(&import),
         Some(Verb::Status(connection)) => admin::status::run(file.as_deref(), &connection),
         Some(Verb::Sessions(sessions)) => admin::sessions::run(file.as_deref(), &sessions),
+        Some(Verb::Top(top)) => admin::top::run(file.as_deref(), &top),
         Some(Verb::Session(session)) => admin::session::run(file.as_deref(), &session),
         Some(Verb::Evict(evict)) => admin::evict::run(file.as_deref(), &evict),
         Some(Verb::Revoke(revoke)) => admin::revoke::run(file.as_deref(), &revoke),

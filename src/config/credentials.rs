@@ -196,6 +196,7 @@ fn read_secrets_file(file: &Entry<PathBuf>, report: &mut Report) -> Vec<Entry<Sh
 }
 
 fn read_secret_file(file: &Entry<PathBuf>, report: &mut Report) -> Option<Zeroizing<String>> {
+    report.secret_files.push(file.value.clone());
     match fs::read_to_string(&file.value) {
         Ok(text) => {
             let open = fs::metadata(&file.value).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);

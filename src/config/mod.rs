@@ -54,6 +54,10 @@ pub type Environment = BTreeMap<String, String>;
 /// The file that is read when none is named and it exists.
 pub const DEFAULT_FILE: &str = "/etc/ferryd/ferryd.toml";
 
+/// How often files are looked at unless set otherwise; a change counts when two looks agree.
+const WATCH_DEFAULT: Duration = Duration::from_secs(15);
+const WATCH_MAX: Duration = Duration::from_secs(86400);
+
 /// A stop that takes longer than a day is none.
 const ON_STOP_MAX: Duration = Duration::from_secs(86400);
 
@@ -66,6 +70,8 @@ pub struct Loaded {
     nonce_key_forgotten: bool,
     /// What the certificates say, in the order of `settings.tls`; expiry is the caller's to judge.
     pub certificates: Vec<CertificateFacts>,
+    /// The files of certificates and secrets, which others replace.
+    pub watched: Vec<PathBuf>,
     /// What an operator should look at; each is one line.
     pub warnings: Vec<String>,
 }
@@ -169,6 +175,8 @@ fn read(
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
     let own = redirect::Own { addresses: &turn.peers.own_addresses, listeners: &listeners };
     turn.redirect = redirect::read(root.section("redirect", report), &own, report);
+    let watch = root.duration("watch-files", Duration::ZERO..=WATCH_MAX, report);
+    let watch = watch.map_or(WATCH_DEFAULT, |entry| entry.value);
     let drain = read_drain(root.section("drain", report), &own, report);
     let (worker, offload) = read_data_path(root.section("data-path", report), report);
     let metrics = read_metrics(root.section("metrics", report), report);
@@ -187,7 +195,10 @@ fn read(
     root.finish(report);
 
     let (tls, certificates): (Vec<_>, Vec<_>) = tls.into_iter().unzip();
+    let of_pair = |pair: &CertificateFiles| [pair.certificate.clone(), pair.key.clone()];
+    let watched = tls.iter().flat_map(of_pair).chain(std::mem::take(&mut report.secret_files)).collect();
     Loaded {
+        watched,
         settings: Settings {
             auth,
             turn,
@@ -202,6 +213,7 @@ fn read(
             metrics,
             admin,
             sessions,
+            watch,
         },
         sources: Sources { file: file.map(Path::to_owned), variables: layers::setting_names(environment) },
         secret_origin,

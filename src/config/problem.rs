@@ -80,6 +80,8 @@ impl At {
 /// What has been noticed so far.
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    /// Files that hold secrets and were named, whether they could be read or not.
+    pub(super) secret_files: Vec<std::path::PathBuf>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
     /// Every key that was asked for, whether set or not: the keys there are.

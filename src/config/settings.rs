@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use crate::net::certificate::CertificateFiles;
 use crate::observe::{logs, records};
@@ -22,6 +23,8 @@ pub struct Settings {
     pub worker: worker::settings::Settings,
     pub offload: offload::Settings,
     pub state_directory: Option<PathBuf>,
+    /// How often the files of certificates and secrets are looked at; zero is never.
+    pub watch: Duration,
     pub log: logs::Settings,
     pub accept: AcceptLimits,
     /// Where the metrics page is served; nowhere unless set.

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::wire;
 use crate::auth::{Revocation, Subject};
 use crate::observe::logs::Level;
+use crate::observe::metrics::Reloads;
 
 /// Orders that wait for the daemon; an operator who asks for more has to wait.
 pub const ORDERS_MAX: usize = 16;
@@ -60,6 +61,7 @@ pub struct Standing(Mutex<Words>);
 pub struct Words {
     pub drain: Option<wire::Drain>,
     pub last_reload: Option<wire::LastReload>,
+    pub reloads: Reloads,
     pub log_level: wire::LogLevel,
     pub limits: wire::Limits,
     pub listeners: Vec<String>,

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::addresses::{self, Addresses};
 use super::reload::Reload;
 use super::revocations::Store;
+use super::watch::{Found, Watch};
 use super::{Crew, Failure, Overlay, Signal, Signals, policy};
 use crate::auth::revocation::REVOCATIONS_MAX;
 use crate::auth::{Revocation, Revocations, Subject};
@@ -18,6 +19,7 @@ use crate::config::Settings;
 use crate::control::orders::{DrainOrder, Kept, Order, Standing, Words};
 use crate::control::wire::{self, unix_now};
 use crate::observe::logs::{self, Level};
+use crate::observe::metrics::Reloads;
 use crate::service_manager;
 use crate::turn::redirect::Alternates;
 use crate::turn::{Drain, Redirect};
@@ -38,6 +40,7 @@ pub(super) struct Helm<'a> {
     drain: Option<Draining>,
     overlay: Overlay,
     store: Store,
+    watch: Watch,
 }
 
 /// A drain under way.
@@ -63,7 +66,8 @@ impl<'a> Helm<'a> {
         overlay: Overlay,
         store: Store,
     ) -> Self {
-        Self { reload, crew, standing, level, drain: None, overlay, store }
+        let watch = Watch::of(&reload.loaded);
+        Self { reload, crew, standing, level, drain: None, overlay, store, watch }
     }
 
     /// Runs until there is a reason to stop.
@@ -76,12 +80,16 @@ impl<'a> Helm<'a> {
         let mut addresses = Addresses::watch();
         // What has changed since the configuration was read.
         self.follow_addresses();
+        let every = self.reload.loaded.settings.watch;
+        let mut watch = tokio::time::interval(if every.is_zero() { LOOK } else { every });
+        watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let course = tokio::select! {
                 signal = signals.next() => self.obey(signal),
                 Some(order) = orders.recv() => self.carry_out(order),
+                _ = watch.tick(), if !every.is_zero() => self.watch(),
                 _ = look.tick(), if self.drain.is_some() => self.look(),
                 () = addresses.change() => self.follow_addresses(),
                 Some(worker) = endings.recv() => return Err(Failure::WorkerEnded(worker)),
@@ -152,16 +160,39 @@ impl<'a> Helm<'a> {
         Course::On
     }
 
+    /// Reads certificates and secrets that somebody has replaced.
+    fn watch(&mut self) -> Course {
+        match self.watch.look() {
+            Found::Nothing => {}
+            Found::Change => {
+                info!("files of certificates or secrets have changed");
+                // What came of it is in the log.
+                let _ = self.reload();
+            }
+            Found::ChangeBesideAnEdit => {
+                warn!(
+                    "files of certificates or secrets have changed, and the configuration too: certificates alone are read"
+                );
+                self.reload.certificates();
+            }
+        }
+        Course::On
+    }
+
     fn reload(&mut self) -> Result<wire::Reloaded, Vec<String>> {
         let result = self.reload.run(self.crew, &self.overlay);
         let problems = result.as_ref().err().cloned().unwrap_or_default();
         let settings = &self.reload.loaded.settings;
         let mut words = self.standing.lock();
         words.last_reload = Some(wire::LastReload { at: unix_now(), ok: result.is_ok(), problems });
+        let Reloads { applied, refused, last_ok } = &mut words.reloads;
+        *(if result.is_ok() { applied } else { refused }) += 1;
+        *last_ok = result.is_ok();
         words.limits = limits(settings);
         words.listeners = listeners(settings);
         drop(words);
         self.follow_level();
+        self.watch = Watch::of(&self.reload.loaded);
         result
     }
 
@@ -346,6 +377,7 @@ pub(super) fn first_words(settings: &Settings, level: Option<Level>, revocations
     Words {
         drain: None,
         last_reload: None,
+        reloads: Reloads::default(),
         log_level: level_words(settings, level),
         limits: limits(settings),
         listeners: listeners(settings),

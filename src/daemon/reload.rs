@@ -41,6 +41,15 @@ impl Reload {
         result
     }
 
+    /// Reads the certificates of the configuration in force again, and nothing else.
+    pub(super) fn certificates(&self) {
+        let Some(tls) = &self.tls else { return };
+        match tls.reload(&TlsSettings { certificates: self.loaded.settings.tls.clone() }) {
+            Ok(()) => info!("certificates read again"),
+            Err(error) => error!(%error, "the certificates stay as they were"),
+        }
+    }
+
     fn read(&self) -> Result<Loaded, Vec<String>> {
         let host = HostFacts::of_this_host()
             .map_err(|error| vec![format!("the addresses of this host cannot be listed ({error})")])?;
@@ -95,6 +104,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     let ports = |settings: &Settings| (settings.turn.port_min, settings.turn.port_max);
     keep("relay.port-min, relay.port-max", ports(new) != ports(old));
     keep("tls (on or off)", new.tls.is_empty() != old.tls.is_empty());
+    keep("watch-files", new.watch != old.watch);
     keep("log.format", new.log.format != old.log.format);
     let socket = |settings: &Settings| (settings.admin.served(), settings.admin.group_access);
     keep("sessions", new.sessions != old.sessions);
@@ -116,6 +126,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     }
     new.log.format = old.log.format;
     new.sessions.clone_from(&old.sessions);
+    new.watch = old.watch;
     let drain = std::mem::take(&mut new.admin.drain);
     new.admin = control::settings::Settings { drain, ..old.admin.clone() };
     kept

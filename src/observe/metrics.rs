@@ -14,12 +14,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::records;
-use crate::address::Family;
+use crate::address::{Family, Transport};
 use crate::net::admission::Admission;
 use crate::net::certificate::CertificateContent;
 use crate::offload::{self, Total};
 use crate::stun::{ErrorCode, Method};
+use crate::turn::effect::Traffic;
 use crate::turn::{DropReason, Shared};
+use crate::worker::histogram::Histogram;
 use crate::worker::{DtlsStatistics, Report};
 
 /// The media type of [`Snapshot::page`].
@@ -35,11 +37,28 @@ pub struct Snapshot {
     /// The certificates in use, each after its file.
     pub certificates: Vec<(PathBuf, CertificateContent)>,
     pub records: Arc<records::Counters>,
+    /// Open descriptors and their limit, where they can be told.
+    pub descriptors: Option<(u64, u64)>,
+    pub reloads: Reloads,
     /// A drain under way.
     pub drain: Option<DrainProgress>,
     /// The kernel path, where there is one.
     pub offload: Option<offload::Report>,
     pub taken_at: SystemTime,
+}
+
+/// How reloads went, since the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Reloads {
+    pub applied: u64,
+    pub refused: u64,
+    pub last_ok: bool,
+}
+
+impl Default for Reloads {
+    fn default() -> Self {
+        Self { applied: 0, refused: 0, last_ok: true }
+    }
 }
 
 /// How a drain stands.
@@ -113,6 +132,7 @@ impl Snapshot {
         ];
         let bytes = bytes.map(|(direction, count)| ([("direction", direction)], count));
         page.counters("data_connection_bytes", "Application data relayed over TCP connections with peers", bytes)?;
+        self.by_transport(page)?;
         let dropped = DropReason::ALL
             .map(|reason| ([("reason", reason.name())], self.sum(|worker| worker.counters.dropped(reason))));
         page.counters("dropped", "Datagrams and messages that nothing was sent for, by reason", dropped)?;
@@ -125,6 +145,47 @@ impl Snapshot {
         let usage = families.map(|(name, family)| ([("family", name)], self.shared.ports.usage(family)));
         page.gauges("relay_ports_used", "Relay ports in use", usage.map(|(labels, (used, _))| (labels, used as i64)))?;
         page.gauges("relay_ports", "Relay ports in all", usage.map(|(labels, (_, all))| (labels, all as i64)))
+    }
+
+    /// Application data that has passed, live calls included, and what it passes through.
+    fn by_transport(&self, page: &mut Page<'_>) -> fmt::Result {
+        let mut traffic = [Traffic::default(); Transport::ALL.len()];
+        for worker in &self.workers {
+            traffic.iter_mut().zip(worker.counters.traffic).for_each(|(sum, more)| *sum += more);
+        }
+        let series = |to_peers: fn(&Traffic) -> u64, to_client: fn(&Traffic) -> u64| {
+            Transport::ALL.into_iter().zip(&traffic).flat_map(move |(transport, traffic)| {
+                let labels = |direction| [("direction", direction), ("transport", transport.name())];
+                [(labels("to_peers"), to_peers(traffic)), (labels("to_clients"), to_client(traffic))]
+            })
+        };
+        let packets = series(|it| it.packets_to_peers, |it| it.packets_to_client);
+        page.counters("relayed_packets", "Application data by direction and the client's transport", packets)?;
+        let bytes = series(|it| it.bytes_to_peers, |it| it.bytes_to_client);
+        page.counters("relayed_bytes", "Payload by direction and the client's transport", bytes)?;
+        let live = Transport::ALL.into_iter().flat_map(|transport| {
+            [("ipv4", Family::V4), ("ipv6", Family::V6)].map(|(name, family)| {
+                let count = self.sum(|worker| worker.live.get(transport, family));
+                ([("transport", transport.name()), ("family", name)], count as i64)
+            })
+        });
+        page.gauges("relayed_addresses", "Live relayed addresses by the client's transport and their family", live)?;
+        let mut turns = Histogram::default();
+        self.workers.iter().for_each(|worker| turns += worker.statistics.turns);
+        let help = "Turns of packet loops that had packets, from the end of the wait to the last one sent";
+        page.histogram("loop_turn_seconds", help, &turns)
+    }
+
+    /// The process and its configuration.
+    fn process(&self, page: &mut Page<'_>) -> fmt::Result {
+        if let Some((open, limit)) = self.descriptors {
+            page.gauge("descriptors", "Open descriptors", open)?;
+            page.gauge("descriptors_max", "Descriptors that the process may have", limit)?;
+        }
+        let reloads = [("applied", self.reloads.applied), ("refused", self.reloads.refused)];
+        let reloads = reloads.map(|(result, count)| ([("result", result)], count));
+        page.counters("reloads", "Reloads of the configuration, by result", reloads)?;
+        page.gauge("last_reload_ok", "0 when the last reload was refused", u64::from(self.reloads.last_ok))
     }
 
     fn requests(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -288,6 +349,7 @@ impl Collector for Snapshot {
         self.offload(&mut page)?;
         self.dtls(&mut page)?;
         self.records(&mut page)?;
+        self.process(&mut page)?;
         self.certificates(&mut page)
     }
 }
@@ -310,6 +372,11 @@ impl Page<'_> {
     fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
         let metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(count).encode(metric)
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        metric.encode_histogram::<[(&str, &str); 0]>(histogram.seconds(), histogram.count(), &histogram.buckets(), None)
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -190,3 +190,26 @@ pub struct Traffic {
     pub packets_to_client: u64,
     pub bytes_to_client: u64,
 }
+
+impl Traffic {
+    /// One packet to a peer.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.packets_to_peers += 1;
+        self.bytes_to_peers += bytes as u64;
+    }
+
+    /// One packet to the client.
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.packets_to_client += 1;
+        self.bytes_to_client += bytes as u64;
+    }
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, more: Self) {
+        self.packets_to_peers += more.packets_to_peers;
+        self.bytes_to_peers += more.bytes_to_peers;
+        self.packets_to_client += more.packets_to_client;
+        self.bytes_to_client += more.bytes_to_client;
+    }
+}

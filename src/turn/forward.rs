@@ -94,8 +94,8 @@ impl Server {
         if len > allocation.client.transport.message_len_max() {
             return Err(DropReason::TooLong);
         }
-        allocation.traffic.packets_to_client += 1;
-        allocation.traffic.bytes_to_client += payload.len() as u64;
+        allocation.traffic.received(payload.len());
+        self.counters.traffic[allocation.client.transport as usize].received(payload.len());
         Ok(Forward::ToClient { route: allocation.route, client: allocation.client, prefix, payload, padding })
     }
 
@@ -133,8 +133,8 @@ impl Server {
         if !matches!(forward, Err(DropReason::ForbiddenPort))
             && let Some(allocation) = self.table.get_mut(id)
         {
-            allocation.traffic.packets_to_peers += 1;
-            allocation.traffic.bytes_to_peers += payload.len() as u64;
+            allocation.traffic.sent(payload.len());
+            self.counters.traffic[allocation.client.transport as usize].sent(payload.len());
         }
         forward
     }

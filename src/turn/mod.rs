@@ -10,6 +10,7 @@ mod expiry;
 mod forward;
 mod guessing;
 pub mod ids;
+pub mod live;
 mod meter;
 pub mod mobility;
 pub mod nat_behavior;

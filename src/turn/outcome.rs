@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use super::effect::Traffic;
+use crate::address::Transport;
 use crate::stun::message::ParseError;
 use crate::stun::{ErrorCode, Method};
 
@@ -164,6 +166,8 @@ pub struct Counters {
     pub connection_bytes_to_peers: u64,
     /// Bytes from peers to clients over data connections.
     pub connection_bytes_to_clients: u64,
+    /// Application data by the client's transport, payload alone; data connections (RFC 6062) are counted apart.
+    pub traffic: [Traffic; Transport::ALL.len()],
     succeeded: [u64; Method::ALL.len()],
     refused: [[u64; ErrorCode::ALL.len()]; Method::ALL.len()],
     dropped: [u64; DropReason::ALL.len()],
@@ -212,6 +216,7 @@ impl AddAssign<&Self> for Counters {
             accepted,
             connection_bytes_to_peers,
             connection_bytes_to_clients,
+            traffic,
             succeeded,
             refused,
             dropped,
@@ -224,6 +229,7 @@ impl AddAssign<&Self> for Counters {
         self.accepted += accepted;
         self.connection_bytes_to_peers += connection_bytes_to_peers;
         self.connection_bytes_to_clients += connection_bytes_to_clients;
+        self.traffic.iter_mut().zip(traffic).for_each(|(sum, more)| *sum += *more);
         let add = |sums: &mut [u64], more: &[u64]| sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         add(&mut self.succeeded, succeeded);
         self.refused.iter_mut().zip(refused).for_each(|(sums, more)| add(sums, more));

@@ -14,6 +14,7 @@ use super::effect::{Beyond, ChannelPath, Effect, EndReason, Ended, Forward, Open
 use super::expiry::Expiry;
 use super::guessing::Guessing;
 use super::ids::{AllocationId, RelayId, RelayTransport, Route, WorkerId};
+use super::live::Live;
 use super::mobility::Directory;
 use super::outcome::{Counters, DropReason, Outcome};
 use super::peer_connections;
@@ -109,6 +110,7 @@ pub struct Server {
     /// Reservations that this worker made, in the order of their expiry.
     pub(super) reserved: VecDeque<(Instant, Token)>,
     pub(super) guessing: Guessing,
+    pub(super) live: Live,
     pub(super) counters: Counters,
 }
 
@@ -134,6 +136,7 @@ impl Server {
             replies: Vec::new(),
             reserved: VecDeque::new(),
             guessing: Guessing::default(),
+            live: Live::default(),
             counters: Counters::default(),
             rng,
             hasher,
@@ -247,6 +250,11 @@ impl Server {
     /// half done is for [`Shared::forget_worker`].
     pub fn handle_failure(&mut self) {
         self.end_all(EndReason::WorkerFailed);
+    }
+
+    /// How many relayed addresses there are, by transport and family.
+    pub fn live(&self) -> &Live {
+        &self.live
     }
 
     /// How many allocations there are.
@@ -370,8 +378,9 @@ impl Server {
         self.close_connections_of(id, family);
         let Some(allocation) = self.table.get_mut(id) else { return };
         allocation.forget_permissions(now, Some(family));
-        let transport = allocation.transport();
+        let (transport, client) = (allocation.transport(), allocation.client.transport);
         if let Some(relay) = allocation.relays_mut().remove(family) {
+            self.live.leave(client, family);
             self.close_relay(RelayId { allocation: id, family }, transport, relay.address);
         }
         self.expire(id, now);
@@ -390,6 +399,7 @@ impl Server {
     pub(super) fn end(&mut self, id: AllocationId, reason: EndReason) {
         let Some(mut allocation) = self.table.remove(id) else { return };
         self.expiry.disarm(id.slot);
+        self.live.leave_all(&allocation, allocation.client.transport);
         self.end_mobility(id, &allocation);
         for (channel, peer) in allocation.unbind(|_| true) {
             let relay = RelayId { allocation: id, family: peer.family() };

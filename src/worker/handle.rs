@@ -38,6 +38,7 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct Report {
     pub allocations: usize,
+    pub live: turn::live::Live,
     pub connections: usize,
     pub peer_connections: usize,
     /// Associations of DTLS, handshakes included.

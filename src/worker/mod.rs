@@ -13,6 +13,7 @@ mod dtls;
 mod effects;
 mod handle;
 mod held;
+pub mod histogram;
 mod kernel_path;
 pub mod neighbours;
 mod pace;

@@ -192,6 +192,9 @@ impl<D: Datagrams> Worker<D> {
             ended = self.clock.now().instant;
             let packets = self.packets + requests;
             self.tell_stall(now.instant, ended, delay.unwrap_or_default(), packets);
+            if packets > 0 {
+                self.statistics.turns.record(ended.saturating_duration_since(now.instant));
+            }
             rest = pace.rest(packets, now.instant, ended);
             if self.packets == 0 && self.next_requests(ended).is_some() {
                 rest = None;
@@ -324,8 +327,9 @@ impl<D: Datagrams> Worker<D> {
     fn report(&self) -> Report {
         let Past { counters, statistics } = self.counted();
         let (allocations, connections) = (self.server.allocations(), self.streams.len());
+        let live = *self.server.live();
         let (peer_connections, associations) = (self.peers.len(), self.associations.len());
-        Report { allocations, connections, peer_connections, associations, counters, statistics }
+        Report { allocations, live, connections, peer_connections, associations, counters, statistics }
     }
 
     /// What this worker and those before it have counted.

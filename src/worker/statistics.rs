@@ -2,6 +2,7 @@
 
 use std::ops::AddAssign;
 
+use super::histogram::Histogram;
 use crate::net::udp::SendReport;
 
 /// Counts since the daemon started.
@@ -25,6 +26,8 @@ pub struct Statistics {
     pub relay_open_failed: u64,
     /// Connections with peers that could not be taken for want of descriptors or memory.
     pub peer_accept_failed: u64,
+    /// How long turns with packets took, from the end of the wait to the last packet sent.
+    pub turns: Histogram,
     /// How often another worker has taken over from one that had failed.
     pub restarts: u64,
     pub dtls: DtlsStatistics,
@@ -42,6 +45,7 @@ impl AddAssign for Statistics {
             stream_silent,
             relay_open_failed,
             peer_accept_failed,
+            turns,
             restarts,
             dtls,
         } = more;
@@ -54,6 +58,7 @@ impl AddAssign for Statistics {
         self.stream_silent += stream_silent;
         self.relay_open_failed += relay_open_failed;
         self.peer_accept_failed += peer_accept_failed;
+        self.turns += turns;
         self.restarts += restarts;
         self.dtls += dtls;
     }

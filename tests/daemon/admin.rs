@@ -201,3 +201,13 @@ fn without_a_socket_nothing_is_served() {
     assert!(!ferryd.config.directory.join("admin.sock").exists());
     Client::udp(ferryd.address()).allocate();
 }
+
+#[test]
+fn top_shows_the_busiest_and_what_they_had_since_the_last_look() {
+    let ferryd = Ferryd::start(|_| {});
+    let (_quiet, _peer) = call(Client::udp(ferryd.address()));
+    let looks = ferryd.verb(&["top", "--interval", "1s", "--count", "2"]).expect_success().stdout.clone();
+    assert_eq!(looks.matches("serving, up ").count(), 2, "{looks}");
+    assert_eq!(looks.matches("300 B").count(), 2, "{looks}");
+    ferryd.verb(&["top", "--interval", "0"]).expect_failure(2, &["expected a duration"]);
+}

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
+use crate::admin::call;
 use crate::certificate::Certificate;
 use crate::client::Client;
 use crate::ferryd::{Config, Ferryd, refused};
@@ -88,4 +89,43 @@ fn nothing_but_the_page_and_the_readiness_is_there() {
 #[test]
 fn an_address_that_is_none_is_told() {
     refused(|config| _ = config.text("metrics.address", "everywhere")).expect_failure(78, &["metrics.address"]);
+}
+
+#[test]
+fn what_is_relayed_is_counted_while_the_calls_are_up_byte_for_byte() {
+    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let ferryd = Ferryd::start(|config| {
+        Certificate::configured(config);
+        config.text("metrics.address", metrics);
+    });
+    let certificate = Certificate::of(&ferryd.config);
+    let (_udp, _first) = call(Client::udp(ferryd.address()));
+    let (_more, _second) = call(Client::udp(ferryd.address()));
+    let (_tcp, _third) = call(Client::tcp(ferryd.address()));
+    let (mut tls, _fourth) = call(Client::tls(ferryd.address(), &certificate));
+    let page = get(metrics, "/metrics");
+    for (transport, calls) in [("udp", 2.0), ("tcp", 1.0), ("tls", 1.0)] {
+        let of = |name: &str, direction: &str| {
+            value(&page, &format!("ferryd_relayed_{name}_total{{direction=\"{direction}\",transport=\"{transport}\"}}"))
+        };
+        // Each call has sent 3 packets of 100 bytes and got 2 of 10.
+        assert_eq!((of("packets", "to_peers"), of("bytes", "to_peers")), (3.0 * calls, 300.0 * calls), "{transport}");
+        assert_eq!(
+            (of("packets", "to_clients"), of("bytes", "to_clients")),
+            (2.0 * calls, 20.0 * calls),
+            "{transport}"
+        );
+        let live = format!("ferryd_relayed_addresses{{transport=\"{transport}\",family=\"ipv4\"}}");
+        assert_eq!(value(&page, &live), calls, "{transport}");
+    }
+    let turns = value(&page, "ferryd_loop_turn_seconds_count");
+    assert!(turns > 0.0 && value(&page, "ferryd_loop_turn_seconds_bucket{le=\"+Inf\"}") == turns);
+    assert!(value(&page, "ferryd_descriptors") > 4.0 && value(&page, "ferryd_descriptors_max") > 4.0);
+    assert_eq!(value(&page, "ferryd_last_reload_ok"), 1.0);
+    assert_eq!(value(&page, "ferryd_reloads_total{result=\"refused\"}"), 0.0);
+    tls.refresh(0).unwrap();
+    let page = get(metrics, "/metrics");
+    assert_eq!(value(&page, "ferryd_relayed_addresses{transport=\"tls\",family=\"ipv4\"}"), 0.0);
+    let total = "ferryd_relayed_bytes_total{direction=\"to_peers\",transport=\"tls\"}";
+    assert_eq!(value(&page, total), 300.0, "what has ended stays counted");
 }

@@ -2,9 +2,12 @@
 
 use std::net::UdpSocket;
 
+use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret};
+
 use crate::certificate::Certificate;
 use crate::client::{Client, User};
 use crate::ferryd::{Ferryd, PASSWORD};
+use crate::wait_until;
 
 fn one_user(name: &str) -> String {
     format!("[{{ name = \"{name}\", password = \"{PASSWORD}\" }}]")
@@ -72,4 +75,42 @@ fn what_needs_a_restart_is_named_and_kept() {
     let log = ferryd.reload(|config| _ = config.listen(&[("127.0.0.1:9", "udp")]).set("workers", 1));
     assert!(log.contains("listener, workers") && log.contains("take effect at the next start"), "{log}");
     Client::udp(address).allocate();
+}
+
+#[test]
+fn certificates_and_secrets_that_are_replaced_are_read_without_being_told() {
+    let secret = |text: &str| SharedSecret { secret: Secret::new(text), algorithm: SecretAlgorithm::Sha1 };
+    let (first, second) = ("n3kZ8wPq0TtYbV6sLx2RfJ5uHc9GmDaE", "Qm7VxR2dKf9LsW4tHy6NbJ8pZc3GaTeU");
+    let mut ferryd = Ferryd::start(|config| {
+        Certificate::configured(config);
+        let file = config.directory.join("secrets");
+        std::fs::write(&file, first).unwrap();
+        config.text("auth.shared-secrets-file", file.display()).text("watch-files", "1s");
+    });
+    let minted = |ferryd: &Ferryd, text: &str| {
+        Client::udp(ferryd.address()).with(User::minted(&secret(text), 3600, Some("carol"))).try_allocate()
+    };
+    minted(&ferryd, first).unwrap();
+    // Both, under a running call.
+    let mut live = Client::udp(ferryd.address());
+    live.allocate();
+    let directory = ferryd.config.directory.clone();
+    std::fs::write(directory.join("secrets"), second).unwrap();
+    let new = Certificate::new(&directory, "ferryd");
+    wait_until("the reload", || ferryd.log().contains("configuration read again"));
+    minted(&ferryd, second).unwrap();
+    assert_eq!(minted(&ferryd, first), Err(401));
+    Client::tls(ferryd.address(), &new).allocate();
+    assert_eq!(live.refresh(600), Ok(600));
+    // A configuration that somebody is editing is not applied by the way.
+    ferryd.config.text("realm", "elsewhere").write();
+    let newer = Certificate::new(&directory, "ferryd");
+    wait_until("the certificates", || ferryd.log().contains("certificates read again"));
+    Client::tls(ferryd.address(), &newer).allocate();
+    assert_eq!(ferryd.log().matches("configuration read again").count(), 1);
+    // One that is broken changes nothing.
+    ferryd.reload(|config| _ = config.unset("realm"));
+    std::fs::write(directory.join("ferryd.pem"), "no certificate").unwrap();
+    wait_until("the refusal", || ferryd.log().contains("nothing of it has been applied"));
+    Client::tls(ferryd.address(), &newer).allocate();
 }

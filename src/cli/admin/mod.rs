@@ -9,6 +9,7 @@ pub(super) mod revoke;
 pub(super) mod session;
 pub(super) mod sessions;
 pub(super) mod status;
+pub(super) mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -227,6 +227,8 @@ impl Server {
         let was_away = std::mem::take(&mut mobility.away);
         let from = std::mem::replace(&mut allocation.client, client);
         allocation.route = route;
+        self.live.leave_all(allocation, from.transport);
+        self.live.enter_all(allocation);
         if !was_away {
             self.discard_client(&from, id);
         }

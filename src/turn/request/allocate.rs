@@ -358,6 +358,7 @@ impl Server {
         }
         self.answer_allocate(&opening.envelope, id, now);
         if let Some(allocation) = self.table.get(id) {
+            self.live.enter_all(allocation);
             let session = self.session_id(id, allocation.started);
             self.effects.push_back(Effect::AllocationStarted(session));
         }

@@ -558,6 +558,7 @@ pub(crate) fn assert_no_leak(world: &World) {
     }
     for worker in &world.workers {
         assert_eq!(worker.allocations(), 0, "allocations");
+        assert_eq!(*worker.live(), Default::default(), "live relayed addresses");
         assert_eq!(worker.poll_timeout(), None, "timers");
     }
 }
