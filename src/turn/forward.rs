@@ -11,7 +11,7 @@ use super::meter::Direction;
 use super::outcome::{DropReason, Outcome};
 use super::peer_policy::Reach;
 use super::server::{Now, Server};
-use crate::address::{FiveTuple, PeerAddr, Transport};
+use crate::address::{Family, FiveTuple, PeerAddr, Transport};
 use crate::stun::attribute::XorAddress;
 use crate::stun::message::ATTRIBUTE_HEADER_LEN;
 use crate::stun::{AttributeType, Builder, ChannelData, Class, Message, Method, TransactionId, header};
@@ -54,6 +54,7 @@ impl Server {
         }
         let (Some(peer), Some(payload)) = (peer, payload) else { return Err(DropReason::IncompleteSend) };
         let peer = PeerAddr::new(peer);
+        let dont_fragment = dont_fragment && !is_translated(client, peer);
         let id = self.table.find(client).ok_or(DropReason::NoAllocation)?;
         self.client_speaks(id, client);
         let allocation = self.table.get_mut(id).ok_or(DropReason::NoAllocation)?;
@@ -250,6 +251,13 @@ fn data_indication(id: TransactionId, from: PeerAddr, payload_len: usize) -> Res
         address,
         &attribute(AttributeType::DATA, payload_len),
     ]))
+}
+
+/// Whether packets are translated (RFC 8656 section 13): "the DONT-FRAGMENT attribute MUST be ignored by the server", which
+/// "is only applicable for UDP-to-UDP relay". From IPv4 to IPv4 is section 14.
+fn is_translated(client: &FiveTuple, peer: PeerAddr) -> bool {
+    let families = (client.client.family(), peer.family());
+    !client.transport.is_stream() && families != (Family::V4, Family::V4)
 }
 
 /// Why a client's data is dropped.

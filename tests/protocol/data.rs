@@ -60,6 +60,40 @@ fn dont_fragment_goes_with_its_datagram() {
 }
 
 #[test]
+fn dont_fragment_is_ignored_where_packets_are_translated() {
+    // RFC 8656 section 13: "For both preferred and alternate behavior, the DONT-FRAGMENT attribute MUST be ignored by the
+    // server", and: "ignoring the DONT-FRAGMENT attribute is only applicable for UDP-to-UDP relay and not for TCP-to-UDP
+    // relay".
+    let both = |builder: &mut Builder<'_>| {
+        builder.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]);
+    };
+    for (address, transport, to, holds) in [
+        ("198.51.100.1:1000", Transport::Udp, PEER, true),
+        ("198.51.100.1:1000", Transport::Udp, PEER_V6, false),
+        ("[2001:470::1]:1000", Transport::Udp, PEER, false),
+        ("[2001:470::1]:1000", Transport::Udp, PEER_V6, false),
+        ("198.51.100.1:1000", Transport::Dtls, PEER_V6, false),
+        ("198.51.100.1:1000", Transport::Tcp, PEER_V6, true),
+        ("[2001:470::1]:1000", Transport::Tls, PEER_V6, true),
+    ] {
+        let mut world = World::new();
+        let mut client = Client::over(address, transport);
+        client.allocate_with(&mut world, both);
+        client.permit(&mut world, &[PEER, PEER_V6]);
+        client.indicate_with(&mut world, |builder| {
+            builder.xor_address(AttributeType::XOR_PEER_ADDRESS, addr(to)).attribute(AttributeType::DATA, b"data");
+            builder.attribute(AttributeType::DONT_FRAGMENT, b"");
+        });
+        let sent = world.sent();
+        assert_eq!(
+            sent.iter().map(|sent| sent.dont_fragment).collect::<Vec<_>>(),
+            [holds],
+            "{address} {transport:?} {to}"
+        );
+    }
+}
+
+#[test]
 fn incomplete_send_indications_are_dropped() {
     // "The Send indication MUST contain both an XOR-PEER-ADDRESS attribute and a DATA attribute. If one of these
     // attributes is missing or invalid, then the message is discarded."
