@@ -165,6 +165,8 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let (store, revoked) = Store::open(directory)
         .map_err(|source| Failure::Revocations { file: directory.map(Store::file).unwrap_or_default(), source })?;
     let overlay = Overlay { drain: None, revocations: Arc::new(Revocations::new(&revoked)) };
+    // Before any other thread: those that are started from here on have no capability of the kernel path.
+    let offload = start_offload(settings);
     let (records, recorded) = Records::new(settings.sessions.starts);
     let reopen = Reopen::default();
     let recorder = Recorder::new(&settings.sessions, settings.log.format, recorded, records.lost(), &reopen)
@@ -172,7 +174,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let counters = recorder.counters();
     let recorder = std::thread::Builder::new().name("recorder".to_owned()).spawn(|| recorder.run());
     let recorder = recorder.map_err(host("start the recorder's thread"))?;
-    let crew = Crew::start(policy(settings, &overlay), settings, workers, sockets.udp, dtls, records, ended)?;
+    let crew = Crew::start(policy(settings, &overlay), settings, sockets.udp, dtls, offload, records, ended)?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new().map_err(host("listen to signals"))?;
         let next = Arc::new(AtomicUsize::new(0));
@@ -303,20 +305,19 @@ impl Crew {
     fn start(
         policy: Policy,
         settings: &Settings,
-        workers: usize,
         listeners: Vec<Vec<(Queues, Accept)>>,
         dtls: Option<DtlsDoor>,
+        offload: Option<Offload>,
         records: Records,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
         let shared = Arc::new(Shared::new(&settings.turn));
         let held = HeldSockets::default();
-        let mailboxes: io::Result<Vec<_>> = (0..workers).map(|_| WorkerHandle::new()).collect();
+        let mailboxes: io::Result<Vec<_>> = listeners.iter().map(|_| WorkerHandle::new()).collect();
         let mailboxes = mailboxes.map_err(host("make a worker's mailbox"))?;
         let handles: Vec<_> = mailboxes.iter().map(|(handle, ..)| handle.clone()).collect();
         let rings = Neighbours::mesh(&handles);
         let backend = backend(settings);
-        let offload = start_offload(settings);
         let mut crew =
             Self { shared: Arc::clone(&shared), offload: offload.clone(), handles: Vec::new(), threads: Vec::new() };
         for (index, (((handle, commands, wake), listeners), neighbours)) in
