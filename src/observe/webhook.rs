@@ -1,6 +1,6 @@
 //! Tells a web service of sessions: POST requests with some events each, by a thread of its own.
 //!
-//! A service that hangs or fails costs memory for [`QUEUE_MAX`] events and nothing else; what is older is lost, and
+//! A service that hangs or fails costs memory for `QUEUE_MAX` events and nothing else; what is older is lost, and
 //! counted.
 
 use std::collections::VecDeque;

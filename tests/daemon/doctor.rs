@@ -34,7 +34,7 @@ fn a_server_that_runs_is_no_obstacle_to_itself() {
         assert!(!findings(&ended, check).is_empty(), "nothing on {check}: {}", ended.stdout);
     }
     let text = ferryd.verb(&["doctor"]);
-    assert!(text.expect_success().stdout.contains("\nok       listener       udp "), "{}", text.stdout);
+    assert!(text.expect_success().stdout.contains("\nok       listener       udp+dtls "), "{}", text.stdout);
     assert!(text.stdout.lines().last().unwrap().starts_with("0 bad, "), "{}", text.stdout);
 }
 
