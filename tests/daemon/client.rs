@@ -1,7 +1,8 @@
 //! A client that does what it is told, right or wrong.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use ferryd::auth::long_term::PasswordAlgorithm;
@@ -55,6 +56,17 @@ pub(crate) struct Client {
     early: VecDeque<Vec<u8>>,
 }
 
+/// A socket on a port that no client of this process has had: an allocation outlives its client, and its 5-tuple is taken.
+fn fresh_socket(ip: IpAddr) -> UdpSocket {
+    static HAD: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        if HAD.lock().unwrap().insert(socket.local_addr().unwrap().port()) {
+            return socket;
+        }
+    }
+}
+
 impl Client {
     /// Alice, over UDP.
     pub(crate) fn udp(server: SocketAddr) -> Self {
@@ -62,7 +74,7 @@ impl Client {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((any, 0)).unwrap();
+        let socket = fresh_socket(any);
         // Answers from any other address are not seen.
         socket.connect(server).unwrap();
         Self::over(Wire::Udp(socket))
