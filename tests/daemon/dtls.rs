@@ -169,7 +169,7 @@ fn the_end_of_an_association_ends_its_allocation() {
     association.close();
     wait_until("the allocation to end", || metric(&ferryd, "ferryd_allocations") == 0);
     assert_eq!(metric(&ferryd, "ferryd_dtls_associations"), 0);
-    assert!(ferryd.log().contains("transport=\"dtls\""), "{}", ferryd.log());
+    wait_until("the record", || ferryd.log().contains("transport=\"dtls\""));
 }
 
 #[test]

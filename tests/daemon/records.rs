@@ -58,6 +58,7 @@ fn a_record_equals_what_the_session_and_its_client_saw() {
     assert_eq!(ended["peers"], serde_json::json!(["127.0.0.1"]));
     assert!(ended["end"].as_u64() >= ended["start"].as_u64());
     // The line of the log has the same fields, numbers and lists as such.
+    wait_until("the line of the log", || ferryd.log().contains("allocation ended"));
     let log = ferryd.log();
     let line = log.lines().find(|line| line.contains("allocation ended")).unwrap();
     let line: Value = serde_json::from_str(line).unwrap();
