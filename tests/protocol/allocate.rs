@@ -1,5 +1,7 @@
 //! Allocate (RFC 8656 section 7.2), step by step.
 
+use std::time::Duration;
+
 use ferryd::address::{ServerAddr, Transport};
 use ferryd::stun::{AttributeType, Method};
 use ferryd::turn::DropReason;
@@ -119,10 +121,14 @@ fn a_retransmitted_allocate_gets_the_same_answer() {
     let request = client
         .signed(Method::Allocate, |builder| _ = builder.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));
     let first = client.exchange(&mut world, &request).unwrap();
+    world.advance(Duration::from_millis(250));
     let second = client.exchange(&mut world, &request).unwrap();
     assert_eq!(first.bytes, second.bytes);
+    world.advance(Duration::from_millis(750));
+    let third = client.exchange(&mut world, &request).unwrap();
+    assert_eq!(third.lifetime(), 599);
+    world.advance(secs(29));
     // "the value of the LIFETIME attribute can be taken from the time-to-expiry field in the allocate state data".
-    world.advance(secs(30));
     let late = client.exchange(&mut world, &request).unwrap();
     assert_eq!((late.relay(), late.lifetime()), (first.relay(), 570));
     assert_eq!(world.attempts.len(), 1);

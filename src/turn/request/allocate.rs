@@ -1,6 +1,7 @@
 //! Allocate (RFC 8656 section 7.2), step by step.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rand::RngExt;
 
@@ -377,7 +378,8 @@ impl Server {
             for relayed in relays.into_iter().flatten() {
                 builder.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
             }
-            builder.u32(AttributeType::LIFETIME, left.as_secs() as u32);
+            // To the nearest second: a retransmission that comes at once gets the very same answer.
+            builder.u32(AttributeType::LIFETIME, (left + Duration::from_millis(500)).as_secs() as u32);
             builder.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
             if let Some(token) = created.reservation {
                 builder.attribute(AttributeType::RESERVATION_TOKEN, &token);
