@@ -1,4 +1,4 @@
-//! Flows, and the layout in which the programs know them (`ebpf/relay.c`).
+//! Flows, and the layout in which the programs know them (`ebpf/maps.h`).
 
 use std::net::{IpAddr, SocketAddr};
 

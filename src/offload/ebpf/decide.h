@@ -1,0 +1,162 @@
+/* Deciding: what becomes of a packet, before it is touched. */
+#pragma once
+
+#include "parse.h"
+
+/* What becomes of a packet: everything about it, before it is touched. */
+struct plan {
+	/* The payload begins with a ChannelData header that is to go. */
+	u32 strips;
+	/* The ChannelData header to be put in front as it is on the wire, or 0. */
+	u32 header;
+	/* Bytes of application data. */
+	u32 len;
+	u32 is_v6;
+	const struct way *way;
+	/* Source and destination: of a flow. */
+	const struct key *out;
+	struct counters *to_peer;
+	struct counters *to_client;
+};
+
+enum verdict { PASS, DROP, FORWARD };
+
+INLINE void count(u32 total)
+{
+	u64 *number = map_lookup(&totals, &total);
+	if (number)
+		*number += 1;
+}
+
+INLINE int pass(u32 total)
+{
+	count(total);
+	return PASS;
+}
+
+INLINE int same(const struct key *one, const struct key *other)
+{
+	const u64 *a = (const u64 *)one, *b = (const u64 *)other;
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]));
+}
+
+struct found {
+	struct flow *flow;
+	struct state *state;
+	struct counters *counters;
+};
+
+INLINE int find(struct found *found, const struct key *key)
+{
+	u64 *entry = map_lookup(&entries, key);
+	if (!entry)
+		return -1;
+	u32 index = *(volatile u64 *)entry;
+	found->flow = map_lookup(&flows, &index);
+	found->state = map_lookup(&states, &index);
+	found->counters = map_lookup(&counts, &index);
+	return found->flow && found->state && found->counters ? 0 : -1;
+}
+
+INLINE int has_expired(const struct state *state)
+{
+	return *(volatile u64 *)&state->deadline <= coarse_now();
+}
+
+INLINE int plan_way(struct plan *plan, u32 index)
+{
+	plan->way = map_lookup(&ways, &index);
+	return index && plan->way && plan->way->ifindex ? 0 : -1;
+}
+
+/* From a relayed address or a peer to the client whose channel is bound to it. */
+INLINE int plan_to_client(struct plan *plan, const struct found *found)
+{
+	const struct key *client = &found->flow->client;
+	if (has_expired(found->state))
+		return pass(PASSED_EXPIRED);
+	plan->header = swap32((u32)client->channel << 16 | plan->len);
+	plan->out = client;
+	plan->to_client = found->counters;
+	if (plan_way(plan, *(volatile u32 *)&found->state->to_client))
+		return pass(PASSED_NO_WAY);
+	return FORWARD;
+}
+
+INLINE int plan_from_client(struct plan *plan, const struct packet *packet, const struct found *found)
+{
+	if (has_expired(found->state))
+		return pass(PASSED_EXPIRED);
+	/* Padding behind the data is allowed, and rare. */
+	if ((swap32(packet->first) & 0xffff) != packet->len - 4)
+		return pass(PASSED_LENGTH);
+	plan->strips = 1;
+	plan->len = packet->len - 4;
+	plan->to_peer = found->counters;
+	if (found->flow->hops) {
+		struct key hop = found->flow->hop;
+		struct found other = {};
+		if (find(&other, &hop) || !same(&other.flow->peer, &hop))
+			return pass(PASSED_NO_WAY);
+		return plan_to_client(plan, &other);
+	}
+	plan->out = &found->flow->peer;
+	if (plan_way(plan, *(volatile u32 *)&found->state->to_peer))
+		return pass(PASSED_NO_WAY);
+	return FORWARD;
+}
+
+INLINE int plan_channels(struct plan *plan, struct packet *packet)
+{
+	struct found found = {};
+	u32 channel = swap32(packet->first) >> 16;
+	if (channel - 0x4000 < 0x4000) {
+		packet->key.channel = channel;
+		/* The flow is asked as well: an entry may be used again while it is being read. */
+		if (!find(&found, &packet->key) && same(&found.flow->client, &packet->key))
+			return plan_from_client(plan, packet, &found);
+	}
+	packet->key.channel = FROM_NETWORK;
+	if (!find(&found, &packet->key) && same(&found.flow->peer, &packet->key)) {
+		plan->len = packet->len;
+		return plan_to_client(plan, &found);
+	}
+	return PASS;
+}
+
+/* Whether the packet is one for the kernel to carry, and how. */
+INLINE int decide(struct plan *plan, struct packet *packet)
+{
+	int verdict = plan_channels(plan, packet);
+	if (verdict != FORWARD)
+		return verdict;
+	plan->is_v6 = plan->out->is_v6;
+	/* A sum of zero is none, which IPv6 does not allow (RFC 8200 section 8.1). */
+	if (!packet->check && (packet->key.is_v6 || plan->is_v6))
+		return pass(PASSED_CHECKSUM);
+	u32 len = (plan->is_v6 ? sizeof(struct ip6) : sizeof(struct ip4)) + sizeof(struct udp) + plan->len;
+	if (plan->header)
+		len += 4;
+	if (len > plan->way->mtu)
+		return pass(PASSED_TOO_LONG);
+	/* RFC 8656 section 13: as a router does, but without an ICMP error. */
+	if (packet->ttl <= 1) {
+		count(DROPPED_HOP_LIMIT);
+		return DROP;
+	}
+	return FORWARD;
+}
+
+INLINE void count_forwarded(const struct plan *plan)
+{
+	if (plan->to_peer) {
+		plan->to_peer->packets_to_peer += 1;
+		plan->to_peer->bytes_to_peer += plan->len;
+		count(FORWARDED_TO_PEER);
+	}
+	if (plan->to_client) {
+		plan->to_client->packets_to_client += 1;
+		plan->to_client->bytes_to_client += plan->len;
+		count(FORWARDED_TO_CLIENT);
+	}
+}

@@ -1,0 +1,86 @@
+/* The maps, and what the daemon and the programs share in them (`flow.rs`, `programs.rs`). */
+#pragma once
+
+#include "kernel.h"
+
+/* Which end of a flow a packet has come to. In a client's key `channel` is the channel's number (0x4000 and up), in a
+ * peer's one of these. */
+enum {
+	FROM_NETWORK = 0,
+	/* From a relayed address of this server: found from within alone, never by what an interface receives. */
+	FROM_RELAY = 1,
+};
+
+/* Addresses of IPv4 are in the first word. Everything is in network order but `channel` and `is_v6`. */
+struct key {
+	u32 local[4];
+	u32 remote[4];
+	u16 local_port;
+	u16 remote_port;
+	u16 channel;
+	u16 is_v6;
+};
+
+/* Never changes while an entry leads to it, nor for a grace period afterwards. */
+struct flow {
+	/* The client's 5-tuple and the channel. */
+	struct key client;
+	/* The relayed address and the peer. */
+	struct key peer;
+	/* The other allocation's `peer`, where the peer is a relayed address of this server. */
+	struct key hop;
+	u32 hops;
+	u32 unused;
+};
+
+/* Written by the daemon at any time, each field by one store. */
+struct state {
+	/* CLOCK_MONOTONIC in nanoseconds: the earliest of allocation, permission and channel. */
+	u64 deadline;
+	/* Indices of `ways`; 0 is none. */
+	u32 to_peer;
+	u32 to_client;
+};
+
+/* A way out of this host, never changed while a flow uses it. */
+struct way {
+	u32 ifindex;
+	u32 mtu;
+	u8 to[6];
+	u8 from[6];
+};
+
+/* Application data of a flow, payload bytes alone. */
+struct counters {
+	u64 packets_to_peer;
+	u64 bytes_to_peer;
+	u64 packets_to_client;
+	u64 bytes_to_client;
+};
+
+/* What became of packets of known flows; the daemon knows these numbers. */
+enum total {
+	FORWARDED_TO_PEER,
+	FORWARDED_TO_CLIENT,
+	PASSED_EXPIRED,
+	PASSED_LENGTH,
+	PASSED_CHECKSUM,
+	PASSED_NO_WAY,
+	PASSED_TOO_LONG,
+	PASSED_NO_ROOM,
+	DROPPED_HOP_LIMIT,
+	DROPPED_FAILED,
+	TOTALS,
+};
+
+/* Sized by the loader. */
+SECTION("maps") struct map entries = { MAP_HASH, sizeof(struct key), 8, 1, 0 };
+SECTION("maps") struct map flows = { MAP_ARRAY, 4, sizeof(struct flow), 1, 0 };
+SECTION("maps") struct map states = { MAP_ARRAY, 4, sizeof(struct state), 1, MAP_MMAPABLE };
+SECTION("maps") struct map ways = { MAP_ARRAY, 4, sizeof(struct way), 1, 0 };
+SECTION("maps") struct map counts = { MAP_PERCPU_ARRAY, 4, sizeof(struct counters), 1, 0 };
+SECTION("maps") struct map totals = { MAP_PERCPU_ARRAY, 4, 8, TOTALS, 0 };
+
+/* Room for a payload that has to be moved within its packet. */
+enum { SCRATCH = 2048 };
+SECTION("maps") struct map scratch = { MAP_PERCPU_ARRAY, 4, SCRATCH, 1, 0 };
