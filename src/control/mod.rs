@@ -12,4 +12,4 @@ mod revoke;
 pub mod settings;
 pub mod socket;
 pub mod wire;
-mod workers;
+pub mod workers;

@@ -57,7 +57,7 @@ fn parse(subject: &str) -> Result<Subject, Refusal> {
 }
 
 async fn end_all(api: &Api, subject: &Subject) -> Result<u64, Silent> {
-    let filter = || SessionFilter { subjects: vec![subject.clone()], peer: None };
+    let filter = || SessionFilter { subjects: vec![subject.clone()], ..SessionFilter::default() };
     let mut ended = 0;
     loop {
         let found = api.workers.unsorted(filter(), None, BATCH).await?;

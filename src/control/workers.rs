@@ -57,6 +57,11 @@ pub(super) struct Listing {
     pub(super) next: Option<SessionId>,
 }
 
+/// Whether there is a session that is meant; `None` when a worker does not answer.
+pub async fn any_session(handles: Vec<WorkerHandle>, filter: SessionFilter) -> Option<bool> {
+    Workers::new(handles).any(filter).await.ok()
+}
+
 impl Workers {
     pub(super) fn new(handles: Vec<WorkerHandle>) -> Self {
         Self { handles, listing: Semaphore::new(1) }
@@ -122,6 +127,21 @@ impl Workers {
         }
         let matched = after.is_none().then_some(sessions.len() as u64);
         Ok(Listing { sessions, matched, next: None })
+    }
+
+    async fn any(&self, filter: SessionFilter) -> Result<bool, Silent> {
+        let filter = Arc::new(filter);
+        for worker in 0..self.len() {
+            let mut from = Some(0);
+            while let Some(slot) = from {
+                let page = self.page(worker, slot, &filter).await?;
+                if !page.sessions.is_empty() {
+                    return Ok(true);
+                }
+                from = page.next;
+            }
+        }
+        Ok(false)
     }
 
     async fn page(

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::{Failure, host};
+use super::failure::{Failure, host};
 use crate::config::Loaded;
 use crate::control::api::{self, Api, Facts};
 use crate::control::settings::{self, Settings};

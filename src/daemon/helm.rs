@@ -9,10 +9,14 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::addresses::{self, Addresses};
+use super::crew::Crew;
+use super::failure::Failure;
+use super::listeners::Removed;
 use super::reload::Reload;
 use super::revocations::Store;
+use super::signals::{Signal, Signals};
 use super::watch::{Found, Watch};
-use super::{Crew, Failure, Overlay, Signal, Signals, policy};
+use super::{Overlay, policy};
 use crate::auth::revocation::REVOCATIONS_MAX;
 use crate::auth::{Revocation, Revocations, Subject};
 use crate::config::Settings;
@@ -27,6 +31,10 @@ use crate::worker::Command;
 
 /// How often a daemon that drains looks whether it is empty.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often removed listeners are looked at, which costs a look at every allocation.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Listeners that are told to be empty at a time.
+const EMPTY_MAX: usize = 16;
 /// What the service manager is told to wait for at least, at each look.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -83,6 +91,9 @@ impl<'a> Helm<'a> {
         let every = self.reload.loaded.settings.watch;
         let mut watch = tokio::time::interval(if every.is_zero() { LOOK } else { every });
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (emptied, mut empty) = mpsc::channel(EMPTY_MAX);
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -91,6 +102,8 @@ impl<'a> Helm<'a> {
                 Some(order) = orders.recv() => self.carry_out(order),
                 _ = watch.tick(), if !every.is_zero() => self.watch(),
                 _ = look.tick(), if self.drain.is_some() => self.look(),
+                _ = sweep.tick() => self.sweep(&emptied),
+                Some(removed) = empty.recv() => self.close_listener(removed),
                 () = addresses.change() => self.follow_addresses(),
                 Some(worker) = endings.recv() => return Err(Failure::WorkerEnded(worker)),
             };
@@ -189,7 +202,7 @@ impl<'a> Helm<'a> {
         *(if result.is_ok() { applied } else { refused }) += 1;
         *last_ok = result.is_ok();
         words.limits = limits(settings);
-        words.listeners = listeners(settings);
+        words.listeners = self.reload.listeners.words();
         drop(words);
         self.follow_level();
         self.watch = Watch::of(&self.reload.loaded);
@@ -320,6 +333,28 @@ impl<'a> Helm<'a> {
         }
     }
 
+    /// Looks whether removed listeners have calls left.
+    fn sweep(&self, emptied: &mpsc::Sender<Removed>) -> Course {
+        for removed in self.reload.listeners.removed() {
+            let (handles, emptied) = (self.crew.handles.clone(), emptied.clone());
+            tokio::spawn(async move {
+                if removed.is_empty(handles).await {
+                    // Else it is told at the next look.
+                    let _ = emptied.try_send(removed);
+                }
+            });
+        }
+        Course::On
+    }
+
+    fn close_listener(&mut self, removed: Removed) -> Course {
+        self.reload.listeners.close(self.crew, removed);
+        self.reload.guard_ports();
+        self.standing.lock().listeners = self.reload.listeners.words();
+        self.tell_policy();
+        Course::On
+    }
+
     /// Stops a drain at its end.
     fn look(&self) -> Course {
         let Some(drain) = &self.drain else { return Course::On };
@@ -373,14 +408,19 @@ fn siblings(redirect: &Redirect) -> Vec<SocketAddr> {
 }
 
 /// What the daemon says of itself before anything has happened.
-pub(super) fn first_words(settings: &Settings, level: Option<Level>, revocations: Vec<Revocation>) -> Words {
+pub(super) fn first_words(
+    settings: &Settings,
+    level: Option<Level>,
+    listeners: Vec<String>,
+    revocations: Vec<Revocation>,
+) -> Words {
     Words {
         drain: None,
         last_reload: None,
         reloads: Reloads::default(),
         log_level: level_words(settings, level),
         limits: limits(settings),
-        listeners: listeners(settings),
+        listeners,
         revocations,
     }
 }
@@ -388,10 +428,6 @@ pub(super) fn first_words(settings: &Settings, level: Option<Level>, revocations
 fn level_words(settings: &Settings, level: Option<Level>) -> wire::LogLevel {
     let configured = settings.log.level;
     wire::LogLevel { level: level.unwrap_or(configured).name().to_owned(), configured: configured.name().to_owned() }
-}
-
-fn listeners(settings: &Settings) -> Vec<String> {
-    settings.listeners.iter().map(|listener| format!("{} {}", listener.kind.name(), listener.address)).collect()
 }
 
 /// The limits alone: what is in use is counted when it is asked for.

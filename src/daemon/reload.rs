@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Crew, Overlay, policy, tell};
+use super::crew::Crew;
+use super::listeners::Listeners;
+use super::{Overlay, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
 use crate::control;
 use crate::control::wire::Reloaded;
@@ -14,12 +16,16 @@ use crate::observe::records::Reopen;
 use crate::service_manager;
 use crate::worker::Command;
 
+/// A listener that is opened beside one whose sockets would have its packets too.
+const OVERLAP: &str = "listener (one on * and one on an address have the same port)";
+
 /// What a reload compares with and what it changes.
 pub(super) struct Reload {
     pub(super) loaded: Loaded,
     pub(super) tls: Option<TlsAcceptConfig>,
     pub(super) admission: Arc<Admission>,
     pub(super) reopen: Reopen,
+    pub(super) listeners: Listeners,
 }
 
 impl Reload {
@@ -63,31 +69,54 @@ impl Reload {
     /// Applies what can change in a running daemon, as a whole or not at all.
     fn apply(&mut self, crew: &Crew, overlay: &Overlay, mut loaded: Loaded) -> Result<Reloaded, Vec<String>> {
         let (new, old) = (&mut loaded.settings, &self.loaded.settings);
-        let kept = keep_what_needs_a_restart(new, old);
-        let mut changed = Vec::new();
+        let mut kept = keep_what_needs_a_restart(new, old);
+        if self.listeners.blocked(&new.listeners) {
+            kept.push(OVERLAP);
+            new.listeners.clone_from(&old.listeners);
+        }
+        if !kept.is_empty() {
+            warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
+        }
+        let prepared = self.listeners.prepare(crew, new)?;
+        let mut changed: Vec<String> = Vec::new();
         if let Some(tls) = &self.tls {
             // Also when the names are the same: the files may hold other certificates.
             let settings = TlsSettings { certificates: new.tls.clone() };
-            tls.reload(&settings).map_err(|error| vec![format!("tls: {error}")])?;
-            changed.push("certificates");
+            if let Err(error) = tls.reload(&settings) {
+                self.listeners.give_up(crew, prepared);
+                return Err(vec![format!("tls: {error}")]);
+            }
+            changed.push("certificates".to_owned());
         }
-        let mut note = |name, differs: bool| changed.extend(differs.then_some(name));
+        let mut note = |name, differs: bool| changed.extend(differs.then(|| String::from(name)));
+        let ports = (old.turn.peers.listener_ports.clone(), old.turn.peers.service_ports.clone());
+        (new.turn.peers.listener_ports, new.turn.peers.service_ports) = ports;
         note("credentials", new.auth != old.auth);
         note("relay and peer policy", new.turn != old.turn);
         note("limits on connections", new.accept != old.accept);
         note("log level", new.log.level != old.log.level);
         note("drain", new.admin.drain != old.admin.drain);
+        changed.extend(self.listeners.apply(crew, &new.listeners, prepared));
         self.admission.set_limits(new.accept);
         self.reopen.ask();
-        let policy = policy(new, overlay);
-        for handle in &crew.handles {
-            handle.tell(Command::Replace(policy.clone()));
-        }
         tell(&loaded);
         let warnings = loaded.warnings.clone();
         self.loaded = loaded;
-        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-        Ok(Reloaded { changed: owned(changed), needs_restart: owned(kept), warnings })
+        self.guard_ports();
+        let policy = policy(&self.loaded.settings, overlay);
+        for handle in &crew.handles {
+            handle.tell(Command::Replace(policy.clone()));
+        }
+        let needs_restart = kept.into_iter().map(str::to_owned).collect();
+        Ok(Reloaded { changed, needs_restart, warnings })
+    }
+
+    /// Keeps relays away from every port that is open, of removed listeners too.
+    pub(super) fn guard_ports(&mut self) {
+        let settings = &mut self.loaded.settings;
+        settings.turn.peers.listener_ports = self.listeners.udp_ports();
+        settings.turn.peers.service_ports = self.listeners.stream_ports();
+        settings.turn.peers.service_ports.extend(settings.metrics.map(|address| address.port()));
     }
 }
 
@@ -95,7 +124,6 @@ impl Reload {
 fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static str> {
     let mut kept = Vec::new();
     let mut keep = |name, differs: bool| kept.extend(differs.then_some(name));
-    keep("listener", new.listeners != old.listeners);
     keep("extensions.nat-behavior", new.turn.nat_behavior != old.turn.nat_behavior);
     keep("workers", new.workers != old.workers);
     keep("metrics.address", new.metrics != old.metrics);
@@ -109,18 +137,18 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     let socket = |settings: &Settings| (settings.admin.served(), settings.admin.group_access);
     keep("sessions", new.sessions != old.sessions);
     keep("admin", socket(new) != socket(old));
-    if !kept.is_empty() {
-        warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
+    // What answers TLS, and what the alternate addresses are, is decided at the start.
+    let depends = new.tls.is_empty() != old.tls.is_empty() || new.turn.nat_behavior != old.turn.nat_behavior;
+    if depends && new.listeners != old.listeners {
+        kept.push("listener");
+        new.listeners.clone_from(&old.listeners);
     }
-    new.listeners.clone_from(&old.listeners);
     new.metrics = old.metrics;
     (new.workers, new.worker) = (old.workers, old.worker);
     new.offload.clone_from(&old.offload);
     new.turn.nat_behavior = old.turn.nat_behavior;
     new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
     (new.turn.port_min, new.turn.port_max) = ports(old);
-    new.turn.peers.listener_ports.clone_from(&old.turn.peers.listener_ports);
-    new.turn.peers.service_ports.clone_from(&old.turn.peers.service_ports);
     if new.tls.is_empty() != old.tls.is_empty() {
         new.tls.clone_from(&old.tls);
     }

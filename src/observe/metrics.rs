@@ -230,6 +230,7 @@ impl Snapshot {
             ("slow_stream", statistics(|it| it.stream_dropped)),
             ("ring_full", statistics(|it| it.ring_full)),
             ("requests_shed", statistics(|it| it.requests_shed)),
+            ("removed_listener", statistics(|it| it.removed_listener)),
             ("truncated", statistics(|it| it.truncated)),
             ("dtls_unsent", statistics(|it| it.dtls.unsent)),
         ];

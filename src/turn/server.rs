@@ -301,6 +301,11 @@ impl Server {
         self.table.find(client).is_some()
     }
 
+    /// Whether another worker has the allocation of a client that has moved.
+    pub fn is_elsewhere(&self, client: &FiveTuple) -> bool {
+        self.elsewhere(client).is_some()
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

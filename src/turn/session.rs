@@ -12,7 +12,7 @@ use super::allocation::Allocation;
 use super::effect::{EndReason, Traffic};
 use super::ids::{AllocationId, WorkerId};
 use super::server::{Now, Server};
-use crate::address::{FiveTuple, PeerAddr};
+use crate::address::{FiveTuple, PeerAddr, Transport};
 use crate::auth::Subject;
 use crate::auth::settings::SecretId;
 
@@ -108,6 +108,8 @@ pub struct SessionFilter {
     pub subjects: Vec<Subject>,
     /// A peer within this range is permitted.
     pub peer: Option<IpNet>,
+    /// Its client sends datagrams to this address; an unspecified one is all of its family.
+    pub listener: Option<SocketAddr>,
 }
 
 /// Some of a worker's sessions.
@@ -189,8 +191,16 @@ impl SessionFilter {
     fn covers(&self, allocation: &Allocation, now: Instant) -> bool {
         let client = allocation.client.client.ip();
         let is_covered = self.subjects.iter().all(|subject| subject.covers(&allocation.credentials, client));
+        let is_covered = is_covered && self.listener.is_none_or(|listener| comes_by(&allocation.client, listener));
         is_covered && self.peer.is_none_or(|range| allocation.permissions(now).any(|(ip, _)| range.contains(&ip)))
     }
+}
+
+fn comes_by(client: &FiveTuple, listener: SocketAddr) -> bool {
+    let (server, ip) = (client.server.socket_addr(), listener.ip());
+    let is_of_family = server.is_ipv4() == listener.is_ipv4();
+    let is_datagrams = matches!(client.transport, Transport::Udp | Transport::Dtls);
+    is_datagrams && server.port() == listener.port() && (server.ip() == ip || ip.is_unspecified() && is_of_family)
 }
 
 #[cfg(test)]

@@ -10,18 +10,17 @@ use tracing::error;
 
 use super::associations::DtlsDoor;
 use super::clock::Clock;
-use super::handle::WakeOnce;
 use super::held::HeldSockets;
-use super::packet_loop::{Fresh, Legacy, Listener, Worker};
+use super::listeners::serve;
+use super::packet_loop::{Fresh, Legacy, Worker};
 use super::records::Records;
 use super::requests::Requests;
 use super::routes::Socket;
-use super::settings::{Accept, Settings};
-use crate::net::datagrams::{Datagrams, Role};
+use super::settings::Settings;
+use crate::net::datagrams::Datagrams;
 use crate::net::poll::Interest;
-use crate::net::steering::{Queue, Queues};
 use crate::offload::Offload;
-use crate::turn::{Policy, Server, Shared, WorkerId};
+use crate::turn::{Server, Shared, WorkerId};
 
 #[cfg(not(panic = "unwind"))]
 compile_error!("a worker that panics is replaced, which needs panic = \"unwind\"");
@@ -43,9 +42,6 @@ pub struct Berth {
     /// The kernel path; `None` is sockets alone.
     pub offload: Option<Offload>,
     pub records: Records,
-    /// This worker's sockets of every UDP listener's group, and what it answers. They stay open here while workers come
-    /// and go, so that the kernel goes on spreading clients as it did.
-    pub listeners: Vec<(Queues, Accept)>,
     /// What answers DTLS; `None` where there is no certificate.
     pub dtls: Option<DtlsDoor>,
 }
@@ -53,7 +49,7 @@ pub struct Berth {
 impl Berth {
     /// Makes the first worker.
     pub fn start<D: Datagrams>(&self, legacy: Legacy, datagrams: D) -> io::Result<Worker<D>> {
-        Ok(Worker::new(self, self.prepare(&legacy.policy, &legacy.wake, datagrams)?, legacy))
+        Ok(Worker::new(self, self.prepare(&legacy, datagrams)?, legacy))
     }
 
     /// Runs a worker until it is told to stop, and others on datagrams that `open` makes when it fails.
@@ -71,7 +67,7 @@ impl Berth {
             let mut legacy = self.clear_away(worker);
             let fresh = loop {
                 failures.count(Clock.now().instant)?;
-                match open().and_then(|datagrams| self.prepare(&legacy.policy, &legacy.wake, datagrams)) {
+                match open().and_then(|datagrams| self.prepare(&legacy, datagrams)) {
                     Ok(fresh) => break fresh,
                     Err(error) => {
                         error!(worker = self.id.0, %error, "a worker cannot be made yet");
@@ -85,27 +81,16 @@ impl Berth {
     }
 
     /// Everything of a worker that can fail to be made.
-    fn prepare<D: Datagrams>(&self, policy: &Policy, wake: &WakeOnce, mut datagrams: D) -> io::Result<Fresh<D>> {
+    fn prepare<D: Datagrams>(&self, legacy: &Legacy, mut datagrams: D) -> io::Result<Fresh<D>> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
-        datagrams.poll().add(wake.waker(), Socket::Waker.token(), Interest::Readable, false)?;
+        datagrams.poll().add(legacy.wake.waker(), Socket::Waker.token(), Interest::Readable, false)?;
         let (mut listeners, mut requests) = (Vec::new(), Requests::new());
-        for (index, (queues, accept)) in self.listeners.iter().enumerate() {
-            let index = index as u16;
-            for socket in &queues.many {
-                let (address, socket) = (socket.local_addr()?, socket.try_clone()?);
-                let key = datagrams.add(Socket::Listener(index).token(), Role::Listener, socket)?;
-                if listeners.len() == usize::from(index) {
-                    listeners.push(Listener { key, address, accept: *accept });
-                }
-            }
-            for (queue, socket) in [(Queue::Few, &queues.few), (Queue::Rest, &queues.rest)] {
-                if let Some(socket) = socket {
-                    requests.add(datagrams.poll(), index, queue, socket.try_clone()?)?;
-                }
-            }
+        for (index, stand) in legacy.listeners.iter().enumerate() {
+            let serve = |stand| serve(index as u16, stand, &mut datagrams, &mut requests);
+            listeners.push(stand.as_ref().map(serve).transpose()?);
         }
-        let server = Server::new(policy.clone(), Arc::clone(&self.shared), self.id, seed, Clock.now().instant);
+        let server = Server::new(legacy.policy.clone(), Arc::clone(&self.shared), self.id, seed, Clock.now().instant);
         Ok(Fresh { server, datagrams, listeners, requests })
     }
 

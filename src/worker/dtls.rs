@@ -55,8 +55,11 @@ impl<D: Datagrams> Worker<D> {
             return;
         }
         let [current, next] = place.map_or([None; 2], |place| [place.current, place.next]);
+        let is_closed = self.listeners.get(at.listener).is_none_or(|listener| listener.terms.calls_alone);
         match Opening::of(bytes) {
             Opening::Garbage | Opening::BadHello => self.associations.statistics.unrecognised += 1,
+            // Nothing begins at a listener that was removed.
+            Opening::Hello(_) if is_closed => self.statistics.removed_listener += 1,
             Opening::Hello(hello) => self.handle_hello(now, &at, &hello, bytes),
             Opening::Clear | Opening::Encrypted if current.is_none() => {
                 self.associations.statistics.stray += 1;
@@ -182,7 +185,12 @@ impl<D: Datagrams> Worker<D> {
 
     fn handle_dtls_message(&mut self, now: Now, id: ConnectionId, tos: u8, message: &[u8]) {
         let Some((association, _)) = self.associations.get_mut(id) else { return };
-        let client = association.client;
+        let (client, listener) = (association.client, association.listener);
+        let terms = self.listeners.get(listener).map(|listener| listener.terms);
+        if terms.is_some_and(|terms| self.is_closed_to(terms, &client)) {
+            self.statistics.removed_listener += 1;
+            return;
+        }
         match self.server.handle_client(now, &client, Way::Dtls(id).route(), message) {
             Some(Forward::Elsewhere { worker, .. }) => {
                 self.hand_association_over(id, usize::from(worker.0), message);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 use super::dtls::Moved;
+use super::listeners::Listening;
 use super::questions::Question;
 use super::statistics::Statistics;
 use crate::address::FiveTuple;
@@ -24,6 +25,8 @@ pub enum Command {
     AdoptAssociation(Box<Moved>),
     /// An association that went to another worker has ended there.
     ForgetAssociation { client: FiveTuple, worker: usize },
+    /// Open, change or close a UDP listener.
+    Listen(Listening),
     /// Judge by this from now on; allocations live on.
     Replace(turn::Policy),
     /// Say how it is.

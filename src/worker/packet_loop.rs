@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -15,13 +14,13 @@ use super::deadlines::Deadlines;
 use super::handle::{Command, Report, WakeOnce};
 use super::held::HeldSockets;
 use super::kernel_path::KernelPath;
+use super::listeners::{Listeners, Served, Stand};
 use super::neighbours::Neighbours;
 use super::pace::Pace;
 use super::peers::Peers;
 use super::records::Records;
 use super::requests::Requests;
 use super::routes::{ConnectionId, Socket};
-use super::settings::Accept;
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
 use crate::net::datagrams::{Arrival, Datagrams, SocketKey};
@@ -38,7 +37,7 @@ const PACKET_WORK_MAX: Duration = Duration::from_micros(20);
 pub(super) struct Fresh<D> {
     pub(super) server: Server,
     pub(super) datagrams: D,
-    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners: Vec<Option<Served>>,
     pub(super) requests: Requests,
 }
 
@@ -49,6 +48,8 @@ pub struct Legacy {
     pub commands: Receiver<Command>,
     pub wake: Arc<WakeOnce>,
     pub neighbours: Neighbours,
+    /// By the index of the listener.
+    pub listeners: Vec<Option<Stand>>,
     /// What the workers before have counted.
     pub past: Past,
 }
@@ -66,7 +67,7 @@ pub struct Worker<D> {
     pub(super) clock: Clock,
     pub(super) server: Server,
     pub(super) datagrams: D,
-    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners: Listeners,
     /// `None` while they are being served.
     pub(super) requests: Option<Requests>,
     /// By [`RelayId::index`].
@@ -96,15 +97,6 @@ pub struct Worker<D> {
     past: Past,
 }
 
-/// A UDP listener.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Listener {
-    /// The socket that answers leave from: one of those that media arrives at.
-    pub(super) key: SocketKey,
-    pub(super) address: SocketAddr,
-    pub(super) accept: Accept,
-}
-
 /// A relay socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RelaySocket {
@@ -126,7 +118,7 @@ impl<D: Datagrams> Worker<D> {
             clock: Clock,
             server: fresh.server,
             datagrams: fresh.datagrams,
-            listeners: fresh.listeners,
+            listeners: Listeners::new(legacy.listeners, fresh.listeners),
             requests: Some(fresh.requests),
             relays: Vec::new(),
             closing: HashMap::new(),
@@ -302,6 +294,7 @@ impl<D: Datagrams> Worker<D> {
                 Command::Adopt(connection) => self.add_stream(now, *connection),
                 Command::AdoptAssociation(moved) => self.adopt_association(now, *moved),
                 Command::ForgetAssociation { client, worker } => self.forget_association(&client, worker),
+                Command::Listen(listening) => self.listen(listening),
                 Command::Replace(policy) => {
                     self.policy = policy.clone();
                     self.server.replace_policy(policy);
@@ -354,8 +347,14 @@ impl<D: Datagrams> Worker<D> {
     /// Takes the worker apart into what goes on and what is to be dropped.
     pub(super) fn take_apart(self) -> (Legacy, impl Sized) {
         let past = self.counted();
-        let Self { policy, commands, wake, neighbours, server, datagrams, streams, peers, associations, .. } = self;
-        (Legacy { policy, commands, wake, neighbours, past }, (server, datagrams, streams, peers, associations))
+        let Self {
+            policy, commands, wake, neighbours, listeners, server, datagrams, streams, peers, associations, ..
+        } = self;
+        let listeners = listeners.stands;
+        (
+            Legacy { policy, commands, wake, neighbours, listeners, past },
+            (server, datagrams, streams, peers, associations),
+        )
     }
 
     /// The socket of a relay, if it is still that relay's.

@@ -56,7 +56,8 @@ pub fn rules(channels_above_4fff: bool) -> Vec<Rule> {
 
 /// The sockets of one worker that requests wait in.
 pub(super) struct Requests {
-    sockets: Vec<Waiting>,
+    /// By the index in their tokens; those of listeners that are gone are free.
+    sockets: Vec<Option<Waiting>>,
     pub(super) batch: RecvBatch,
     pub(super) shedding: Shedding,
 }
@@ -87,15 +88,28 @@ impl Requests {
 
     /// Serves a socket of a listener from now on.
     pub(super) fn add(&mut self, poll: &Poll, listener: u16, queue: Queue, socket: UdpSocket) -> io::Result<()> {
-        let token = Socket::Requests(self.sockets.len() as u16).token();
-        poll.add(&socket, token, Interest::Readable, true)?;
-        self.sockets.push(Waiting { listener, queue, socket, has_more: false, dropped: 0 });
+        let free = self.sockets.iter().position(Option::is_none).unwrap_or(self.sockets.len());
+        poll.add(&socket, Socket::Requests(free as u16).token(), Interest::Readable, true)?;
+        let waiting = Some(Waiting { listener, queue, socket, has_more: false, dropped: 0 });
+        match self.sockets.get_mut(free) {
+            Some(place) => *place = waiting,
+            None => self.sockets.push(waiting),
+        }
         Ok(())
+    }
+
+    /// Closes the sockets of a listener.
+    pub(super) fn remove(&mut self, poll: &Poll, listener: u16) {
+        let is_its = |waiting: &mut Waiting| waiting.listener == listener;
+        for waiting in self.sockets.iter_mut().filter_map(|place| place.take_if(is_its)) {
+            // Another descriptor of the socket keeps it known to epoll; where this fails nobody listens any more.
+            let _ = poll.remove(&waiting.socket);
+        }
     }
 
     /// Something has arrived at a socket.
     pub(super) fn mark(&mut self, index: u16) {
-        if let Some(waiting) = self.sockets.get_mut(usize::from(index)) {
+        if let Some(Some(waiting)) = self.sockets.get_mut(usize::from(index)) {
             waiting.has_more = true;
         }
     }
@@ -106,8 +120,8 @@ impl Requests {
     }
 
     /// How many requests a socket is read for now, in a turn that has handled `media` packets.
-    fn budget(&self, index: usize, now: Instant, media: usize) -> usize {
-        match self.sockets[index].queue {
+    fn budget(&self, queue: Queue, now: Instant, media: usize) -> usize {
+        match queue {
             Queue::Few | Queue::Many => BATCH,
             Queue::Rest if !self.shedding.may_serve(now) => 0,
             Queue::Rest if media >= MUCH_MEDIA => BATCH_BESIDE_MEDIA,
@@ -117,8 +131,9 @@ impl Requests {
 
     /// Reads a socket, if it has something and its kind has its turn; the datagrams are in the batch until the next call.
     pub(super) fn take(&mut self, index: usize, now: Instant, media: usize) -> Option<Taken> {
-        let budget = self.budget(index, now, media);
-        let waiting = self.sockets.get_mut(index).filter(|waiting| waiting.has_more && budget > 0)?;
+        let queue = self.sockets.get(index)?.as_ref()?.queue;
+        let budget = self.budget(queue, now, media);
+        let waiting = self.sockets.get_mut(index)?.as_mut().filter(|waiting| waiting.has_more && budget > 0)?;
         self.batch.clear();
         // What fails here is the host's want of memory; the next arrival tells again.
         let received = self.batch.recv(&waiting.socket, budget).unwrap_or(0..0);
@@ -131,7 +146,7 @@ impl Requests {
 
     /// Whether a socket of this index is one of strangers.
     pub(super) fn are_strangers(&self, index: usize) -> bool {
-        self.sockets.get(index).is_some_and(|waiting| waiting.queue == Queue::Rest)
+        self.sockets.get(index).and_then(Option::as_ref).is_some_and(|waiting| waiting.queue == Queue::Rest)
     }
 
     /// When there is something to read; `None` while nothing is known to be there.
@@ -140,7 +155,7 @@ impl Requests {
             Queue::Few | Queue::Many => now,
             Queue::Rest => self.shedding.free_at.map_or(now, |free_at| free_at.max(now)),
         };
-        self.sockets.iter().filter(|waiting| waiting.has_more).map(due).min()
+        self.sockets.iter().flatten().filter(|waiting| waiting.has_more).map(due).min()
     }
 }
 

@@ -47,6 +47,13 @@ pub struct Listener {
     pub proxies: Vec<IpNet>,
 }
 
+impl Listener {
+    /// In words: what clients speak there, and where.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.kind.name(), self.address)
+    }
+}
+
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerKind {

@@ -14,6 +14,8 @@ pub struct Statistics {
     pub truncated: u64,
     /// Requests that the kernel dropped before they were read, as their queue was full.
     pub requests_shed: u64,
+    /// Datagrams of clients without an allocation at a listener that was removed.
+    pub removed_listener: u64,
     /// Packets for another worker whose ring was full.
     pub ring_full: u64,
     /// Messages that slow streams did not get.
@@ -39,6 +41,7 @@ impl AddAssign for Statistics {
             sent,
             truncated,
             requests_shed,
+            removed_listener,
             ring_full,
             stream_dropped,
             stream_garbage,
@@ -52,6 +55,7 @@ impl AddAssign for Statistics {
         self.sent += sent;
         self.truncated += truncated;
         self.requests_shed += requests_shed;
+        self.removed_listener += removed_listener;
         self.ring_full += ring_full;
         self.stream_dropped += stream_dropped;
         self.stream_garbage += stream_garbage;

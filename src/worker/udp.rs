@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use super::connections::Message;
 use super::dtls::At;
+use super::listeners::Listener;
 use super::neighbours::Packet;
-use super::packet_loop::{Listener, Worker};
+use super::packet_loop::Worker;
 use super::requests::Taken;
 use super::routes::Way;
 use super::settings::Accept;
@@ -34,15 +35,19 @@ pub(super) enum Body<'a> {
 impl<D: Datagrams> Worker<D> {
     /// A datagram from a client.
     pub(super) fn handle_client_datagram(&mut self, now: Now, index: u16, datagram: &Datagram) {
-        let Some(listener) = self.listeners.get(usize::from(index)) else { return };
+        let Some(listener) = self.listeners.get(index) else { return };
         if datagram.truncated {
             self.statistics.truncated += 1;
             return;
         }
-        let client = listener.five_tuple(datagram.from, datagram.to);
+        let (client, terms) = (listener.five_tuple(datagram.from, datagram.to), listener.terms);
         let route = Way::Udp { listener: index, scope: scope_of(datagram.from) }.route();
         let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
-        match told_apart(listener.accept, bytes) {
+        match told_apart(terms.accept, bytes) {
+            Spoken::Plain if self.is_closed_to(terms, &client) => {
+                self.statistics.removed_listener += 1;
+                return;
+            }
             Spoken::Plain => {}
             Spoken::Unwanted => {
                 self.associations.statistics.plain += 1;
@@ -88,17 +93,21 @@ impl<D: Datagrams> Worker<D> {
 
     fn handle_requests(&mut self, now: Now, batch: &RecvBatch, taken: &Taken) {
         self.statistics.requests_shed += u64::from(taken.dropped);
-        let Some(listener) = self.listeners.get(usize::from(taken.listener)).copied() else { return };
+        let Some(listener) = self.listeners.get(taken.listener).copied() else { return };
         for slot in 0..taken.count {
             let meta = batch.meta(slot);
             if meta.truncated {
                 self.statistics.truncated += 1;
                 continue;
             }
-            let client = listener.five_tuple(meta.from, meta.to);
+            let (client, terms) = (listener.five_tuple(meta.from, meta.to), listener.terms);
             let route = Way::Udp { listener: taken.listener, scope: scope_of(meta.from) }.route();
             let bytes = batch.datagram(slot);
-            match told_apart(listener.accept, bytes) {
+            match told_apart(terms.accept, bytes) {
+                Spoken::Plain if self.is_closed_to(terms, &client) => {
+                    self.statistics.removed_listener += 1;
+                    continue;
+                }
                 Spoken::Plain => {}
                 Spoken::Unwanted => {
                     self.associations.statistics.plain += 1;
@@ -255,7 +264,7 @@ impl<D: Datagrams> Worker<D> {
 
     /// The way to a UDP client; a listener that has one address alone need not be told which to send from.
     pub(super) fn client(&self, listener: u16, scope: u32, client: &FiveTuple, tos: u8) -> Option<Destination> {
-        let listener = self.listeners.get(usize::from(listener))?;
+        let listener = self.listeners.get(listener)?;
         let source = listener.address.ip().is_unspecified().then(|| client.server.ip());
         Some(Destination { socket: listener.key, to: client_socket(client, scope), source, tos })
     }
@@ -268,10 +277,10 @@ impl<D: Datagrams> Worker<D> {
             let any = own.ip().is_unspecified() && own.is_ipv4() == server.is_ipv4();
             own.port() == server.port() && (any || own.ip() == server.ip())
         };
-        if self.listeners.get(usize::from(asked)).is_some_and(sends_from) {
+        if self.listeners.get(asked).is_some_and(sends_from) {
             return Some(asked);
         }
-        self.listeners.iter().position(sends_from).map(|index| index as u16)
+        self.listeners.position(sends_from)
     }
 
     /// Changes DF for what is sent from now on.

@@ -28,6 +28,7 @@ mod headroom;
 mod import;
 mod inherited;
 mod lifetimes;
+mod listener_reload;
 mod listeners;
 mod metrics;
 mod mobility;

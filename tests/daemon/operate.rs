@@ -149,21 +149,8 @@ fn a_level_that_was_set_outlives_a_reload() {
 #[test]
 fn a_running_call_loses_nothing_while_everything_is_reloaded() {
     let mut ferryd = Ferryd::start(|config| _ = Certificate::configured(config));
-    let (client, peer) = call(Client::udp(ferryd.address()));
-    peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let (stop, echoed) = (AtomicBool::new(false), AtomicBool::new(false));
-    let sent = AtomicU32::new(0);
-    let received = std::thread::scope(|scope| {
-        let _stop = StopOnDrop(&stop);
-        let sender = scope.spawn(|| {
-            let mut client = client;
-            let _echoed = StopOnDrop(&echoed);
-            while !stop.load(Ordering::Relaxed) {
-                client.send_by_channel(0x4000, &sent.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        let receiver = scope.spawn(|| count(&peer, &echoed));
+    let calls = vec![call(Client::udp(ferryd.address()))];
+    while_a_call_counts(calls, || {
         for round in 0..3 {
             ferryd.reload(|config| {
                 Certificate::configured(config);
@@ -180,12 +167,37 @@ fn a_running_call_loses_nothing_while_everything_is_reloaded() {
             ferryd.verb(&["drain"]).expect_success();
             ferryd.verb(&["drain", "--cancel"]).expect_success();
         }
-        wait_until("packets after the last reload", || sent.load(Ordering::Relaxed) > 200);
+    });
+}
+
+/// Does something while each call has a packet a millisecond on its way to the peer, and checks that none is missing.
+pub(crate) fn while_a_call_counts(calls: Vec<(Client, UdpSocket)>, act: impl FnOnce()) -> Vec<(Client, UdpSocket)> {
+    let (stop, echoed) = (AtomicBool::new(false), AtomicBool::new(false));
+    let sent = AtomicU32::new(0);
+    let (mut clients, peers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+    for peer in &peers {
+        peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    }
+    let received = std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let sender = scope.spawn(|| {
+            let _echoed = StopOnDrop(&echoed);
+            while !stop.load(Ordering::Relaxed) {
+                let number = sent.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+                clients.iter_mut().for_each(|client| client.send_by_channel(0x4000, &number));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let receivers: Vec<_> = peers.iter().map(|peer| scope.spawn(|| count(peer, &echoed))).collect();
+        act();
+        let before = sent.load(Ordering::Relaxed);
+        wait_until("packets after the last reload", || sent.load(Ordering::Relaxed) > before + 200);
         stop.store(true, Ordering::Relaxed);
         sender.join().unwrap();
-        receiver.join().unwrap()
+        receivers.into_iter().map(|receiver| receiver.join().unwrap()).collect::<Vec<_>>()
     });
-    assert_eq!(sent.into_inner(), received);
+    assert_eq!(received, vec![sent.into_inner(); peers.len()]);
+    clients.into_iter().zip(peers).collect()
 }
 
 /// Ends the other threads of a test also when one fails.

@@ -72,8 +72,8 @@ fn a_wrong_configuration_changes_nothing_and_is_told_whole() {
 fn what_needs_a_restart_is_named_and_kept() {
     let mut ferryd = Ferryd::start(|_| {});
     let address = ferryd.address();
-    let log = ferryd.reload(|config| _ = config.listen(&[("127.0.0.1:9", "udp")]).set("workers", 1));
-    assert!(log.contains("listener, workers") && log.contains("take effect at the next start"), "{log}");
+    let log = ferryd.reload(|config| _ = config.text("metrics.address", "127.0.0.1:9").set("workers", 1));
+    assert!(log.contains("workers, metrics.address") && log.contains("take effect at the next start"), "{log}");
     Client::udp(address).allocate();
 }
 

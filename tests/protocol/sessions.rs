@@ -23,7 +23,7 @@ fn all(world: &World, filter: &SessionFilter) -> Vec<Session> {
 }
 
 fn by_subject(subject: &str) -> SessionFilter {
-    SessionFilter { subjects: vec![subject.parse::<Subject>().unwrap()], peer: None }
+    SessionFilter { subjects: vec![subject.parse::<Subject>().unwrap()], ..SessionFilter::default() }
 }
 
 fn with_clients(count: usize) -> (World, Vec<Client>) {

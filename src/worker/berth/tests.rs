@@ -10,16 +10,17 @@ use crate::address::Family;
 use crate::auth::Authenticator;
 use crate::auth::long_term::PasswordAlgorithm;
 use crate::auth::settings::{Secret, User, UserCredential};
-use crate::net::datagrams::{Arrival, Destination, EpollDatagrams, SocketKey};
+use crate::net::datagrams::{Arrival, Destination, EpollDatagrams, Role, SocketKey};
 use crate::net::poll::{Events, Poll, Token};
 use crate::net::socket::{UdpOptions, open_udp_listeners};
 use crate::net::steering::Queues;
 use crate::net::udp::SendReport;
 use crate::stun::{AttributeType, Builder, Class, Message, Method, TransactionId};
-use crate::turn::PeerPolicy;
 use crate::turn::settings::{RelayAddress, Settings as TurnSettings};
+use crate::turn::{PeerPolicy, Policy};
 use crate::worker::neighbours::Neighbours;
-use crate::worker::{Command, Past, Report, WorkerHandle};
+use crate::worker::settings::Accept;
+use crate::worker::{Command, Past, Report, Stand, Terms, WorkerHandle};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "wonderland-7391";
@@ -180,11 +181,13 @@ impl Crew {
         for (index, ((_, commands, wake), neighbours)) in mailboxes.into_iter().zip(rings).enumerate() {
             let many = open_udp_listeners("127.0.0.1:0".parse().unwrap(), 1, &UdpOptions::LISTENER).unwrap();
             crew.addresses.push(many[0].local_addr().unwrap());
-            let listeners = vec![(Queues { many, few: None, rest: None }, Accept::Plain)];
+            let queues = Queues { many, few: None, rest: None };
+            let listeners = vec![Some(Stand { queues, terms: Terms::open(Accept::Plain) })];
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&crew.shared), held.clone());
             let (settings, records) = (Settings::default(), Records::new(false).0);
-            let berth = Berth { id, settings, shared, held, offload: None, records, listeners, dtls: None };
-            let legacy = Legacy { policy: policy.clone(), commands, wake, neighbours, past: Past::default() };
+            let berth = Berth { id, settings, shared, held, offload: None, records, dtls: None };
+            let (policy, past) = (policy.clone(), Past::default());
+            let legacy = Legacy { policy, commands, wake, neighbours, listeners, past };
             let switch = Arc::new(Switch(AtomicU8::new(Fault::Nowhere as u8)));
             crew.switches.push(Arc::clone(&switch));
             let open = move || Ok(Failing { inner: EpollDatagrams::new()?, switch: Arc::clone(&switch) });

@@ -1,0 +1,188 @@
+//! The UDP listeners of a worker: they come and go while it runs, and outlive it when it fails.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::SyncSender;
+
+use super::packet_loop::Worker;
+use super::requests::Requests;
+use super::routes::Socket;
+use super::settings::Accept;
+use crate::address::FiveTuple;
+use crate::net::datagrams::{Datagrams, Role, SocketKey};
+use crate::net::steering::{Queue, Queues};
+
+/// A listener's sockets of one worker. They stay open here while workers come and go, so that the kernel goes on
+/// spreading clients as it did.
+#[derive(Debug)]
+pub struct Stand {
+    pub queues: Queues,
+    pub terms: Terms,
+}
+
+/// What a listener answers, and whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub accept: Accept,
+    /// It was removed: who has an allocation there keeps it, and to all others it is a closed port.
+    pub calls_alone: bool,
+}
+
+impl Terms {
+    /// Everybody is served.
+    pub fn open(accept: Accept) -> Self {
+        Self { accept, calls_alone: false }
+    }
+}
+
+/// What becomes of a listener. Its index is the same on all workers, and no other listener's ever after.
+#[derive(Debug)]
+pub enum Listening {
+    /// Serve these sockets; the answer is whether that could be begun.
+    Begin {
+        index: u16,
+        stand: Box<Stand>,
+        to: SyncSender<io::Result<()>>,
+    },
+    Change {
+        index: u16,
+        terms: Terms,
+    },
+    /// Close it. What is left of its clients cannot be answered any more.
+    End {
+        index: u16,
+    },
+}
+
+/// A UDP listener.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listener {
+    /// The socket that answers leave from: one of those that media arrives at.
+    pub(super) key: SocketKey,
+    pub(super) address: SocketAddr,
+    pub(super) terms: Terms,
+}
+
+/// A listener with every socket that media arrives at.
+#[derive(Debug)]
+pub(super) struct Served {
+    listener: Listener,
+    keys: Vec<SocketKey>,
+}
+
+/// The listeners by their index.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// What the next worker goes on with.
+    pub(super) stands: Vec<Option<Stand>>,
+    served: Vec<Option<Served>>,
+}
+
+impl Listeners {
+    pub(super) fn new(stands: Vec<Option<Stand>>, served: Vec<Option<Served>>) -> Self {
+        Self { stands, served }
+    }
+
+    /// Hot.
+    pub(super) fn get(&self, index: u16) -> Option<&Listener> {
+        Some(&self.served.get(usize::from(index))?.as_ref()?.listener)
+    }
+
+    pub(super) fn position(&self, is_meant: impl Fn(&Listener) -> bool) -> Option<u16> {
+        let found = |served: &Option<Served>| served.as_ref().is_some_and(|served| is_meant(&served.listener));
+        self.served.iter().position(found).map(|index| index as u16)
+    }
+}
+
+/// Registers the sockets of a listener; on an error none of them is.
+pub(super) fn serve<D: Datagrams>(
+    index: u16,
+    stand: &Stand,
+    datagrams: &mut D,
+    requests: &mut Requests,
+) -> io::Result<Served> {
+    let mut keys = Vec::new();
+    let result = register(index, stand, datagrams, requests, &mut keys);
+    match (result, keys.first()) {
+        (Ok(address), Some(key)) => Ok(Served { listener: Listener { key: *key, address, terms: stand.terms }, keys }),
+        (result, _) => {
+            keys.into_iter().for_each(|key| datagrams.remove(key));
+            requests.remove(datagrams.poll(), index);
+            Err(result.err().unwrap_or_else(|| io::ErrorKind::InvalidInput.into()))
+        }
+    }
+}
+
+fn register<D: Datagrams>(
+    index: u16,
+    stand: &Stand,
+    datagrams: &mut D,
+    requests: &mut Requests,
+    keys: &mut Vec<SocketKey>,
+) -> io::Result<SocketAddr> {
+    let queues = &stand.queues;
+    let address = queues.many.first().ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
+    for socket in &queues.many {
+        keys.push(datagrams.add(Socket::Listener(index).token(), Role::Listener, socket.try_clone()?)?);
+    }
+    for (queue, socket) in [(Queue::Few, &queues.few), (Queue::Rest, &queues.rest)] {
+        if let Some(socket) = socket {
+            requests.add(datagrams.poll(), index, queue, socket.try_clone()?)?;
+        }
+    }
+    Ok(address)
+}
+
+impl<D: Datagrams> Worker<D> {
+    /// Opens, changes or closes a listener.
+    pub(super) fn listen(&mut self, listening: Listening) {
+        match listening {
+            Listening::Begin { index, stand, to } => {
+                let begun = self.begin_listener(index, *stand);
+                // Whoever asked may have given up, and then ends it.
+                let _ = to.try_send(begun);
+            }
+            Listening::Change { index, terms } => {
+                let Listeners { stands, served } = &mut self.listeners;
+                if let Some(Some(stand)) = stands.get_mut(usize::from(index)) {
+                    stand.terms = terms;
+                }
+                if let Some(Some(served)) = served.get_mut(usize::from(index)) {
+                    served.listener.terms = terms;
+                }
+            }
+            Listening::End { index } => self.end_listener(index),
+        }
+    }
+
+    fn begin_listener(&mut self, index: u16, stand: Stand) -> io::Result<()> {
+        let Some(requests) = &mut self.requests else { return Err(io::ErrorKind::ResourceBusy.into()) };
+        let served = serve(index, &stand, &mut self.datagrams, requests)?;
+        let Listeners { stands, served: all } = &mut self.listeners;
+        let len = stands.len().max(usize::from(index) + 1);
+        stands.resize_with(len, || None);
+        all.resize_with(len, || None);
+        stands[usize::from(index)] = Some(stand);
+        all[usize::from(index)] = Some(served);
+        Ok(())
+    }
+
+    fn end_listener(&mut self, index: u16) {
+        let Listeners { stands, served } = &mut self.listeners;
+        let served = served.get_mut(usize::from(index)).and_then(Option::take);
+        for key in served.into_iter().flat_map(|served| served.keys) {
+            self.datagrams.remove(key);
+        }
+        if let Some(requests) = &mut self.requests {
+            requests.remove(self.datagrams.poll(), index);
+        }
+        if let Some(stand) = stands.get_mut(usize::from(index)) {
+            *stand = None;
+        }
+    }
+
+    /// Whether a removed listener has nothing to say to a client: it has no call there.
+    pub(super) fn is_closed_to(&self, terms: Terms, client: &FiveTuple) -> bool {
+        terms.calls_alone && !self.server.has_allocation(client) && !self.server.is_elsewhere(client)
+    }
+}
