@@ -18,6 +18,8 @@ mod nat_behavior;
 mod problem;
 mod redirect;
 mod relay;
+#[cfg(test)]
+mod secret_tests;
 mod section;
 mod sessions;
 pub mod settings;
