@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::addresses::{self, Addresses};
 use super::crew::Crew;
 use super::failure::Failure;
-use super::listeners::Removed;
+use super::reach::Removed;
 use super::reload::Reload;
 use super::revocations::Store;
 use super::signals::{Signal, Signals};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::crew::Crew;
-use super::listeners::Listeners;
+use super::reach::Listeners;
 use super::{Overlay, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
 use crate::control;
