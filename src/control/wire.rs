@@ -212,6 +212,8 @@ pub struct Session {
     pub bytes_to_peers: u64,
     pub packets_to_client: u64,
     pub bytes_to_client: u64,
+    /// `kernel` when that has carried any of it, else `sockets`.
+    pub datapath: String,
     pub permissions: usize,
     pub channels: usize,
     /// The id of the shared secret that minted the credential, if one did.
@@ -281,6 +283,7 @@ impl From<turn::Session> for Session {
             bytes_to_peers: session.traffic.bytes_to_peers,
             packets_to_client: session.traffic.packets_to_client,
             bytes_to_client: session.traffic.bytes_to_client,
+            datapath: session.offloaded.datapath().to_owned(),
             permissions: session.permissions,
             channels: session.channels,
             secret: session.secret.map(|id| id.to_string()),

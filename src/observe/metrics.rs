@@ -153,16 +153,28 @@ impl Snapshot {
         for worker in &self.workers {
             traffic.iter_mut().zip(worker.counters.traffic).for_each(|(sum, more)| *sum += more);
         }
+        let kernel = self.offload.as_ref().map(|report| report.traffic).unwrap_or_default();
+        let kernel = Traffic {
+            packets_to_peers: kernel.packets_to_peer,
+            bytes_to_peers: kernel.bytes_to_peer,
+            packets_to_client: kernel.packets_to_client,
+            bytes_to_client: kernel.bytes_to_client,
+        };
+        let sockets =
+            Transport::ALL.into_iter().zip(traffic).map(|(transport, traffic)| (transport, "sockets", traffic));
+        let paths: Vec<_> = sockets.chain([(Transport::Udp, "kernel", kernel)]).collect();
         let series = |to_peers: fn(&Traffic) -> u64, to_client: fn(&Traffic) -> u64| {
-            Transport::ALL.into_iter().zip(&traffic).flat_map(move |(transport, traffic)| {
-                let labels = |direction| [("direction", direction), ("transport", transport.name())];
+            paths.iter().flat_map(move |(transport, datapath, traffic)| {
+                let labels =
+                    |direction| [("direction", direction), ("transport", transport.name()), ("datapath", *datapath)];
                 [(labels("to_peers"), to_peers(traffic)), (labels("to_clients"), to_client(traffic))]
             })
         };
         let packets = series(|it| it.packets_to_peers, |it| it.packets_to_client);
-        page.counters("relayed_packets", "Application data by direction and the client's transport", packets)?;
+        let help = "Application data by direction, the client's transport and the data path";
+        page.counters("relayed_packets", help, packets)?;
         let bytes = series(|it| it.bytes_to_peers, |it| it.bytes_to_client);
-        page.counters("relayed_bytes", "Payload by direction and the client's transport", bytes)?;
+        page.counters("relayed_bytes", "Payload by direction, the client's transport and the data path", bytes)?;
         let live = Transport::ALL.into_iter().flat_map(|transport| {
             [("ipv4", Family::V4), ("ipv6", Family::V6)].map(|(name, family)| {
                 let count = self.sum(|worker| worker.live.get(transport, family));

@@ -96,11 +96,14 @@ impl Attachments {
     }
 
     fn wants(&self, link: &Link, own: &[(u32, IpAddr)]) -> bool {
-        if !link.is_up || !link.is_ethernet || link.is_loopback {
+        if !link.is_up || !link.is_ethernet && !link.is_loopback {
             return false;
         }
         if !self.settings.interfaces.is_empty() {
             return self.settings.interfaces.contains(&link.name);
+        }
+        if link.is_loopback {
+            return false;
         }
         let used = |ip: &IpAddr| {
             self.addresses.iter().any(|used| used == ip || used.is_unspecified() && used.is_ipv4() == ip.is_ipv4())

@@ -1,6 +1,6 @@
 //! The one thread that writes the maps, and what other threads see of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error};
 
 use super::attach::{Attachments, Method};
+use super::counts::Tallies;
 use super::flow::{Flow, FlowRecord, Traffic};
 use super::programs::{LoadError, Programs, States, TC, XDP};
 use super::settings::{Mode, Settings};
@@ -51,7 +52,9 @@ pub struct Offload {
     requests: Sender<Request>,
     free: Arc<Mutex<Vec<u32>>>,
     states: Arc<States>,
+    tallies: Arc<Tallies>,
     clock: Clock,
+    with_loopback: bool,
 }
 
 /// How the kernel path is.
@@ -61,6 +64,8 @@ pub struct Report {
     pub interfaces: Vec<(String, Method)>,
     /// Flows that the programs know.
     pub flows: usize,
+    /// What it has carried since the start, open flows included.
+    pub traffic: Traffic,
     totals: [u64; Total::COUNT],
 }
 
@@ -120,20 +125,32 @@ impl Offload {
             Mode::Off | Mode::Auto | Mode::Tc => &[TC],
         };
         let programs = Programs::load(kinds).map_err(StartError::Load)?;
-        let ways = Ways::new(programs.ways_max()).map_err(StartError::Host)?;
+        let mut ways = Ways::new(programs.ways_max()).map_err(StartError::Host)?;
+        let with_loopback = settings.with_loopback();
+        ways.use_loopback(with_loopback);
         let states = Arc::clone(&programs.states);
         let (sender, requests) = channel();
         let free = Arc::new(Mutex::new((0..states.len()).rev().collect()));
-        let offload =
-            Self { requests: sender, free: Arc::clone(&free), states, clock: Clock::new().map_err(StartError::Host)? };
+        let tallies = Arc::new(Tallies::new(states.len()));
+        let clock = Clock::new().map_err(StartError::Host)?;
+        let offload = Self {
+            requests: sender,
+            free: Arc::clone(&free),
+            states,
+            tallies: Arc::clone(&tallies),
+            clock,
+            with_loopback,
+        };
         let mut control = Control {
             programs,
             ways,
             attachments: Attachments::new(settings, addresses),
             requests,
             free,
+            tallies,
             flows: HashMap::new(),
             closing: Vec::new(),
+            closed: Traffic::default(),
         };
         control.attach().map_err(StartError::Host)?;
         std::thread::Builder::new()
@@ -141,6 +158,11 @@ impl Offload {
             .spawn(move || control.run())
             .map_err(StartError::Host)?;
         Ok(offload)
+    }
+
+    /// Whether it takes what goes from this host to itself.
+    pub fn has_loopback(&self) -> bool {
+        self.with_loopback
     }
 
     /// Has the kernel carry a flow from now on, until then; `None` when it has no room for one more.
@@ -166,6 +188,11 @@ impl Offload {
         if self.requests.send(request).is_err() {
             notify(tag, Traffic::default());
         }
+    }
+
+    /// What a flow had carried a moment ago: the thread that writes the maps reads the counters, all at once.
+    pub fn carried(&self, id: &FlowId) -> Traffic {
+        self.tallies.get(id.0)
     }
 
     /// How it is; `None` when the thread does not answer in time.
@@ -215,9 +242,21 @@ struct Control {
     attachments: Attachments,
     requests: Receiver<Request>,
     free: Arc<Mutex<Vec<u32>>>,
+    tallies: Arc<Tallies>,
     flows: HashMap<u32, Carried>,
     /// Flows that nothing leads to any more.
-    closing: Vec<(u32, u64, Notify)>,
+    closing: Vec<Closing>,
+    /// What flows have carried that are gone.
+    closed: Traffic,
+}
+
+/// A flow on which packets may still be.
+struct Closing {
+    index: u32,
+    /// The maps had it; else its counters are those of another.
+    was_carried: bool,
+    tag: u64,
+    notify: Notify,
 }
 
 /// A flow in the maps.
@@ -249,6 +288,7 @@ impl Control {
                 {
                     error!(%error, "the interfaces cannot be listed");
                 }
+                self.read_counts();
             }
             if !self.closing.is_empty() || self.ways.has_retired() {
                 wait_for_readers();
@@ -268,17 +308,20 @@ impl Control {
         match request {
             Request::Open { index, flow } => self.open(index, &flow),
             Request::Close { index, tag, notify } => {
-                if let Some(carried) = self.flows.remove(&index) {
+                let carried = self.flows.remove(&index);
+                let was_carried = carried.is_some();
+                if let Some(carried) = carried {
                     self.programs.remove(index, &carried.record);
                     for (destination, direction) in carried.destinations.into_iter().flatten() {
                         self.ways.release(destination, (index, direction));
                     }
                 }
-                self.closing.push((index, tag, notify));
+                self.closing.push(Closing { index, was_carried, tag, notify });
             }
             Request::Report(to) => {
                 let totals = std::array::from_fn(|total| self.programs.total(total as u32));
-                let report = Report { interfaces: self.attachments.list(), flows: self.flows.len(), totals };
+                let traffic = self.read_counts();
+                let report = Report { interfaces: self.attachments.list(), flows: self.flows.len(), traffic, totals };
                 // Whoever asked may have given up.
                 let _ = to.try_send(report);
             }
@@ -311,11 +354,29 @@ impl Control {
         self.flows.insert(index, Carried { record, destinations });
     }
 
+    /// Reads the counters of all flows and publishes them; returns what has been carried since the start.
+    fn read_counts(&mut self) -> Traffic {
+        let closing = self.closing.iter().filter(|closing| closing.was_carried).map(|closing| closing.index);
+        let known: HashSet<u32> = self.flows.keys().copied().chain(closing).collect();
+        let end = known.iter().max().map_or(0, |last| last + 1);
+        let mut sum = self.closed;
+        let tallies = &self.tallies;
+        self.programs.each_traffic(end, |index, traffic| {
+            if known.contains(&index) {
+                tallies.set(index, traffic);
+                sum += traffic;
+            }
+        });
+        sum
+    }
+
     /// A grace period is over: what was closed before has no reader.
     fn settle(&mut self) {
         self.ways.settle();
-        for (index, tag, notify) in std::mem::take(&mut self.closing) {
-            let traffic = self.programs.traffic(index);
+        for Closing { index, was_carried, tag, notify } in std::mem::take(&mut self.closing) {
+            let traffic = if was_carried { self.programs.traffic(index) } else { Traffic::default() };
+            self.closed += traffic;
+            self.tallies.set(index, Traffic::default());
             self.free.lock().unwrap_or_else(PoisonError::into_inner).push(index);
             notify(tag, traffic);
         }

@@ -476,3 +476,31 @@ fn addresses_of_both_families_with_the_same_first_bytes_differ() {
     bench.expect(&from_client(&v4, b"data"), &Expected::Packet(at_peer(&v4, b"data")));
     bench.expect(&Packet::new(v6(40000), v6(3478), &channel_data(CHANNEL, b"data")), &Expected::Passed);
 }
+
+#[test]
+fn counters_read_at_once_are_those_read_one_by_one() {
+    let flows: Vec<_> = (0..6).map(|channel| Flow { channel: CHANNEL + channel, ..flows()[0] }).collect();
+    let Some(mut bench) = Bench::with(&[]) else { return };
+    // Beyond one batch, and at both ends of the map.
+    let last = bench.programs.states.len() - 1;
+    let indices = [0, 1, 2, last / 2, last - 1, last];
+    for (index, flow) in indices.into_iter().zip(&flows) {
+        bench.programs.insert(index, &FlowRecord::new(flow).unwrap()).unwrap();
+        bench.programs.states.set_deadline(index, FOREVER);
+        bench.set_ways(index, 1, 1);
+        let sent = Packet { payload: channel_data(flow.channel, b"data"), ..from_client(flow, b"") };
+        bench.expect(&sent, &Expected::Packet(at_peer(flow, b"data")));
+    }
+    for end in [0, 1, 3, last / 2 + 1, last + 1] {
+        let mut told = Vec::new();
+        bench.programs.each_traffic(end, |index, traffic| told.push((index, traffic)));
+        assert!(told.iter().map(|(index, _)| *index).eq(0..end), "to {end}");
+        for (index, traffic) in told {
+            let packets = if indices.contains(&index) { 2 } else { 0 };
+            assert_eq!((traffic.packets_to_peer, traffic.bytes_to_peer), (packets, packets * 4), "{index}");
+        }
+    }
+    for index in indices {
+        assert_eq!(bench.programs.traffic(index).packets_to_peer, 2, "{index}");
+    }
+}

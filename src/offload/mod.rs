@@ -7,12 +7,14 @@
 //! - [`flow`]: what a flow is, and how the programs know it.
 //! - [`control`]: the thread that writes the maps, and the handle of it that workers have.
 //! - `programs`: the programs and the maps in the kernel; `attach`: on which interfaces they are.
+//! - `counts`: what flows have carried.
 //! - `ways`: routes, interfaces and neighbours, by `netlink`.
 //! - `privilege`: what the rest of the daemon does without.
 //! - `ebpf/`: the programs' source, and the object that is built from it.
 
 mod attach;
 pub mod control;
+mod counts;
 pub mod flow;
 mod netlink;
 mod privilege;

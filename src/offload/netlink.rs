@@ -20,6 +20,7 @@ const ALIGN: usize = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 const RTAX_MTU: u16 = 2;
 const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 const NUD_USABLE: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x80;
@@ -51,10 +52,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Whether XDP can send through it: not what stands upon another interface, as bridges and VLANs do, and not a veth,
-    /// which loses what XDP sends unless its other end has a program or NAPI of its own.
+    /// Whether XDP can send through it: not loopback, not what stands upon another interface, as bridges and VLANs do, and
+    /// not a veth, which loses what XDP sends unless its other end has a program or NAPI of its own.
     pub(super) fn is_for_xdp(&self) -> bool {
-        self.kind.is_none()
+        self.kind.is_none() && !self.is_loopback
     }
 }
 
@@ -335,7 +336,7 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 fn parse_route(body: &[u8]) -> Option<Route> {
     let header = body.get(..12)?;
-    if header[7] != RTN_UNICAST {
+    if ![RTN_UNICAST, RTN_LOCAL].contains(&header[7]) {
         return None;
     }
     let mut route = Route { ifindex: 0, gateway: None, mtu: None };
@@ -432,10 +433,20 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_way_out_to_this_host_to_a_group_and_to_nowhere() {
+    fn this_host_is_behind_its_loopback_interface() {
+        let mut netlink = Netlink::open().unwrap();
+        let loopback = netlink.links().unwrap().into_iter().find(|link| link.is_loopback).unwrap();
+        for (from, to) in [("127.0.0.1", "127.0.0.77"), ("::1", "::1")] {
+            let route = netlink.route(from.parse().unwrap(), to.parse().unwrap()).unwrap();
+            assert_eq!(route.map(|route| route.ifindex), Some(loopback.ifindex), "{to}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_way_out_to_a_group_and_to_nowhere() {
         let mut netlink = Netlink::open().unwrap();
         let from = Ipv4Addr::LOCALHOST.into();
-        for to in ["127.0.0.1", "127.0.0.77", "255.255.255.255"] {
+        for to in ["255.255.255.255", "0.0.0.1"] {
             assert_eq!(netlink.route(from, to.parse().unwrap()).unwrap(), None, "{to}");
         }
     }

@@ -11,6 +11,7 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
+use super::counts::Counts;
 use super::flow::{Counters, FlowRecord, Key, Traffic, Way};
 use super::ways::Direction;
 
@@ -75,7 +76,7 @@ pub(super) struct Programs {
     entries: HashMap<MapData, Key, u64>,
     flows: Array<MapData, FlowRecord>,
     ways: Array<MapData, Way>,
-    counts: PerCpuArray<MapData, Counters>,
+    counts: Counts,
     totals: PerCpuArray<MapData, u64>,
     pub(super) states: Arc<States>,
 }
@@ -103,7 +104,7 @@ impl Programs {
             entries: take(&mut ebpf, "entries")?.try_into().map_err(refuse)?,
             flows: take(&mut ebpf, "flows")?.try_into().map_err(refuse)?,
             ways: take(&mut ebpf, "ways")?.try_into().map_err(refuse)?,
-            counts: take(&mut ebpf, "counts")?.try_into().map_err(refuse)?,
+            counts: Counts::new(take(&mut ebpf, "counts")?).map_err(refuse)?,
             totals: take(&mut ebpf, "totals")?.try_into().map_err(refuse)?,
             states: Arc::new(states),
             ebpf,
@@ -113,7 +114,7 @@ impl Programs {
     /// Puts a flow in place under an index that nothing leads to, and then the ways to it. Its state decides whether it
     /// is open.
     pub(super) fn insert(&mut self, index: u32, record: &FlowRecord) -> Result<(), aya::maps::MapError> {
-        self.counts.set(index, no_counts()?, 0)?;
+        self.counts.clear(index)?;
         self.flows.set(index, record, 0)?;
         self.entries.insert(record.client, u64::from(index), 0)?;
         self.entries.insert(record.peer, u64::from(index), 0).inspect_err(|_| {
@@ -134,7 +135,12 @@ impl Programs {
 
     /// What a flow has carried.
     pub(super) fn traffic(&self, index: u32) -> Traffic {
-        self.counts.get(&index, 0).map_or_else(|_| Traffic::default(), |of_cpus| Counters::sum(&of_cpus))
+        self.counts.of(index)
+    }
+
+    /// Tells of each index below `end` what its flow has carried.
+    pub(super) fn each_traffic(&mut self, end: u32, tell: impl FnMut(u32, Traffic)) {
+        self.counts.each(end, tell);
     }
 
     /// Writes a way that no flow uses.
@@ -158,12 +164,6 @@ impl Programs {
     pub(super) fn xdp(&mut self) -> Option<&mut Xdp> {
         self.ebpf.program_mut(XDP)?.try_into().ok()
     }
-}
-
-/// Zero on every CPU.
-fn no_counts() -> io::Result<aya::maps::PerCpuValues<Counters>> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    aya::maps::PerCpuValues::try_from(vec![Counters::default(); cpus])
 }
 
 fn flows_max() -> u32 {

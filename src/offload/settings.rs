@@ -4,9 +4,20 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
-    /// The interfaces whose packets it takes; with none named, those that have a listener's or a relay's address.
+    /// The interfaces whose packets it takes; with none named, those that have a listener's or a relay's address, but for
+    /// loopback.
     pub interfaces: Vec<String>,
 }
+
+impl Settings {
+    /// Whether it takes packets within this host too.
+    pub(super) fn with_loopback(&self) -> bool {
+        self.interfaces.iter().any(|name| name == LOOPBACK)
+    }
+}
+
+/// The kernel calls it so in every namespace.
+const LOOPBACK: &str = "lo";
 
 impl Default for Settings {
     fn default() -> Self {

@@ -41,6 +41,8 @@ pub(super) struct Ways {
     changes: Changes,
     /// XDP is in use: hardware addresses are needed.
     with_neighbours: bool,
+    /// The programs are on the loopback interface too.
+    with_loopback: bool,
     links: HashMap<u32, Link>,
     by_way: HashMap<Way, Used>,
     free: Vec<u32>,
@@ -81,6 +83,7 @@ impl Ways {
             netlink: Netlink::open()?,
             changes: Changes::subscribe()?,
             with_neighbours: false,
+            with_loopback: false,
             links: HashMap::new(),
             by_way: HashMap::new(),
             // The first one is none.
@@ -97,6 +100,10 @@ impl Ways {
 
     pub(super) fn use_neighbours(&mut self, with_neighbours: bool) {
         self.with_neighbours = with_neighbours;
+    }
+
+    pub(super) fn use_loopback(&mut self, with_loopback: bool) {
+        self.with_loopback = with_loopback;
     }
 
     pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
@@ -196,7 +203,8 @@ impl Ways {
     fn resolve(&mut self, destination: Destination) -> Option<Found> {
         let Destination { from, to } = destination;
         let route = self.netlink.route(from, to).ok()??;
-        let link = self.links.get(&route.ifindex).filter(|link| link.is_up && link.is_ethernet)?;
+        let is_way = |link: &Link| link.is_up && (link.is_ethernet || link.is_loopback && self.with_loopback);
+        let link = self.links.get(&route.ifindex).filter(|link| is_way(link))?;
         let mtu = link.mtu.min(route.mtu.unwrap_or(u32::MAX));
         let mut way = Way { ifindex: route.ifindex, mtu, ..Way::default() };
         // XDP sends through a driver; what stands upon another interface is for tc.

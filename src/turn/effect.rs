@@ -108,8 +108,10 @@ pub enum Beyond {
     Network,
     /// Another allocation of this server: its relayed address, and the address by which it knows this one.
     Relay { relayed: RelayedAddr, from: PeerAddr },
-    /// Something else on this host.
+    /// Something else on this host, which the operator allows.
     Host,
+    /// An address of this host where nothing may be reached.
+    Nowhere,
 }
 
 /// Where the socket of a relayed address comes from.
@@ -143,6 +145,8 @@ pub struct Ended {
     /// Permissions that were installed for others.
     pub peers_more: u64,
     pub traffic: Traffic,
+    /// What of it others than the server have carried: nothing, until the shell says so.
+    pub offloaded: Traffic,
     /// When it began, in seconds since the Unix epoch.
     pub started: u64,
     pub reason: EndReason,
@@ -192,6 +196,11 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Which data path it took, for those who ask about all of an allocation's data.
+    pub fn datapath(&self) -> &'static str {
+        if *self == Self::default() { "sockets" } else { "kernel" }
+    }
+
     /// One packet to a peer.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.packets_to_peers += 1;

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::allocation::Allocation;
-use super::effect::{Beyond, ChannelPath, Effect, EndReason, Ended, Forward, OpenError};
+use super::effect::{Beyond, ChannelPath, Effect, EndReason, Ended, Forward, OpenError, Traffic};
 use super::expiry::Expiry;
 use super::guessing::Guessing;
 use super::ids::{AllocationId, RelayId, RelayTransport, Route, WorkerId};
@@ -274,9 +274,13 @@ impl Server {
         let relayed = allocation.relays().get(relay.family)?.address;
         let beyond = match allocation.reach(peer.ip())? {
             Reach::Network => Beyond::Network,
-            Reach::OwnRelays | Reach::OwnHost => self.shared.ports.live(peer).map_or(Beyond::Host, |live| {
-                Beyond::Relay { relayed: live.address, from: self.seen_from_relay(relayed, live.advertised) }
-            }),
+            reach @ (Reach::OwnRelays | Reach::OwnHost) => match self.shared.ports.live(peer) {
+                Some(live) => {
+                    Beyond::Relay { relayed: live.address, from: self.seen_from_relay(relayed, live.advertised) }
+                }
+                None if reach == Reach::OwnHost && self.peers.permits_port(peer.port()) => Beyond::Host,
+                None => Beyond::Nowhere,
+            },
         };
         Some(ChannelPath { client: allocation.client, route: allocation.route, relayed, beyond })
     }
@@ -431,6 +435,7 @@ impl Server {
             peers,
             peers_more,
             traffic: allocation.traffic,
+            offloaded: Traffic::default(),
             started: allocation.started,
             reason,
         })));

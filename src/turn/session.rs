@@ -38,6 +38,11 @@ impl SessionId {
         self.worker
     }
 
+    /// The allocation, of that worker.
+    pub fn allocation(self) -> AllocationId {
+        self.allocation
+    }
+
     /// Where it stands in the worker's table.
     pub fn slot(self) -> u32 {
         self.allocation.slot
@@ -81,6 +86,8 @@ pub struct Session {
     /// As clients are told them.
     pub relayed: Vec<SocketAddr>,
     pub traffic: Traffic,
+    /// What of it others than the server have carried: nothing, until the shell says so.
+    pub offloaded: Traffic,
     /// When it began, in seconds since the Unix epoch.
     pub started: u64,
     /// What is left of its lifetime.
@@ -178,6 +185,7 @@ impl Server {
             client: allocation.client,
             relayed: allocation.relays().iter().map(|relay| self.shared.ports.public(relay.address)).collect(),
             traffic: allocation.traffic,
+            offloaded: Traffic::default(),
             started: allocation.started,
             expires_in: allocation.expires_at()?.saturating_duration_since(now),
             permissions: allocation.permissions(now).count(),

@@ -1,6 +1,6 @@
 //! Open channels of UDP clients, given to the kernel to carry; the sockets serve whatever it does not take.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -16,7 +16,7 @@ use crate::net::datagrams::Datagrams;
 use crate::offload::{Flow, FlowId, Hop, Notify, Offload, Traffic};
 use crate::stun::channel_data::ChannelNumber;
 use crate::turn::effect::{ChannelPath, Ended};
-use crate::turn::{AllocationId, Beyond, RelayId};
+use crate::turn::{self, AllocationId, Beyond, RelayId, Session as LiveSession};
 
 /// How long the end of flows is waited for when the worker ends. A grace period takes some ten milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,8 +35,8 @@ pub(super) struct KernelPath {
 #[derive(Default)]
 struct Session {
     open: HashMap<ChannelNumber, Open>,
-    /// Flows that packets may still be on.
-    closing: usize,
+    /// Flows that packets may still be on, in the order of their end, and what was last known of each.
+    closing: VecDeque<Traffic>,
     /// What flows have carried that are closed.
     carried: Traffic,
     /// What is to be done when no flow is closing.
@@ -107,7 +107,7 @@ impl KernelPath {
         let (Some(offload), tag) = (&self.offload, relay.allocation().pack()) else { return };
         let Some(session) = self.sessions.get_mut(&tag) else { return };
         if let Some(open) = session.open.remove(&channel) {
-            session.closing += 1;
+            session.closing.push_back(offload.carried(&open.id));
             offload.close(open.id, tag, &self.notify);
         }
     }
@@ -115,7 +115,7 @@ impl KernelPath {
     /// Has something wait for the flows of an allocation that are closing; gives it back when there are none.
     fn wait(&mut self, allocation: AllocationId, what: Waiting) -> Option<Waiting> {
         match self.sessions.get_mut(&allocation.pack()) {
-            Some(session) if session.closing > 0 => {
+            Some(session) if !session.closing.is_empty() => {
                 session.waiting.push(what);
                 None
             }
@@ -126,13 +126,24 @@ impl KernelPath {
     /// A flow has ended; what has waited for it is returned.
     fn flow_ended(&mut self, tag: u64, traffic: Traffic) -> Vec<Waiting> {
         let Some(session) = self.sessions.get_mut(&tag) else { return Vec::new() };
-        session.closing -= 1;
+        session.closing.pop_front();
         session.carried += traffic;
-        if session.closing > 0 { Vec::new() } else { std::mem::take(&mut session.waiting) }
+        if !session.closing.is_empty() { Vec::new() } else { std::mem::take(&mut session.waiting) }
     }
 
     fn is_closing(&self) -> bool {
-        self.sessions.values().any(|session| session.closing > 0)
+        self.sessions.values().any(|session| !session.closing.is_empty())
+    }
+
+    /// What the kernel has carried of an allocation, as far as is known.
+    fn carried(&self, allocation: AllocationId) -> turn::effect::Traffic {
+        let (Some(offload), Some(session)) = (&self.offload, self.sessions.get(&allocation.pack())) else {
+            return turn::effect::Traffic::default();
+        };
+        let mut carried = session.carried;
+        session.closing.iter().for_each(|closing| carried += *closing);
+        session.open.values().for_each(|open| carried += offload.carried(&open.id));
+        in_all(carried)
     }
 }
 
@@ -142,23 +153,36 @@ impl Drop for KernelPath {
         let Some(offload) = &self.offload else { return };
         for (tag, session) in &mut self.sessions {
             for (_, open) in session.open.drain() {
-                session.closing += 1;
+                session.closing.push_back(Traffic::default());
                 offload.close(open.id, *tag, &self.notify);
             }
         }
-        let mut closing: usize = self.sessions.values().map(|session| session.closing).sum();
+        let mut closing: usize = self.sessions.values().map(|session| session.closing.len()).sum();
         while closing > 0 && self.closed.recv_timeout(PATIENCE).is_ok() {
             closing -= 1;
         }
     }
 }
 
-/// The flow for what goes by UDP on both sides and beyond this host, or to another allocation.
-fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath) -> Option<Flow> {
+/// The kernel's counts in the words of records.
+fn in_all(
+    Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client }: Traffic,
+) -> turn::effect::Traffic {
+    turn::effect::Traffic {
+        packets_to_peers: packets_to_peer,
+        bytes_to_peers: bytes_to_peer,
+        packets_to_client,
+        bytes_to_client,
+    }
+}
+
+/// The flow for what goes by UDP on both sides, beyond this host or to another allocation.
+fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath, with_loopback: bool) -> Option<Flow> {
     let hop = match path.beyond {
         Beyond::Network => None,
         Beyond::Relay { relayed, from } => Some(Hop { relayed, from }),
-        Beyond::Host => return None,
+        Beyond::Host if with_loopback => None,
+        Beyond::Host | Beyond::Nowhere => return None,
     };
     // A link-local address alone does not say which interface it is on.
     let scoped = match Way::of(path.route) {
@@ -182,7 +206,8 @@ fn is_link_local(ip: IpAddr) -> bool {
 impl<D: Datagrams> Worker<D> {
     /// A channel is open until then, for the first time or still.
     pub(super) fn channel_open(&mut self, relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant) {
-        let flow = self.server.channel_path(relay, peer).and_then(|path| flow_of(channel, peer, &path));
+        let with_loopback = self.kernel_path.offload.as_ref().is_some_and(Offload::has_loopback);
+        let flow = self.server.channel_path(relay, peer).and_then(|path| flow_of(channel, peer, &path, with_loopback));
         self.kernel_path.channel_open(channel, (relay, peer), flow, until);
     }
 
@@ -211,6 +236,12 @@ impl<D: Datagrams> Worker<D> {
         for (channel, relay, peer, until) in open {
             self.channel_open(relay, channel, peer, until);
         }
+    }
+
+    /// Adds what the kernel has carried of a session.
+    pub(super) fn add_carried(&self, session: &mut LiveSession) {
+        session.offloaded = self.kernel_path.carried(session.id.allocation());
+        session.traffic += session.offloaded;
     }
 
     /// Closes a relay socket when no packet is on its way through the kernel any more.
@@ -259,11 +290,8 @@ impl<D: Datagrams> Worker<D> {
             Waiting::CloseRelay(relay, address) => self.close_relay(relay, address),
             Waiting::Record(mut ended) => {
                 let session = self.kernel_path.sessions.remove(&ended.allocation.pack());
-                let carried = session.map_or_else(Traffic::default, |session| session.carried);
-                ended.traffic.packets_to_peers += carried.packets_to_peer;
-                ended.traffic.bytes_to_peers += carried.bytes_to_peer;
-                ended.traffic.packets_to_client += carried.packets_to_client;
-                ended.traffic.bytes_to_client += carried.bytes_to_client;
+                ended.offloaded = session.map(|session| in_all(session.carried)).unwrap_or_default();
+                ended.traffic += ended.offloaded;
                 let now = self.clock.now();
                 self.records.ended(now, ended);
             }

@@ -27,10 +27,16 @@ impl<D: Datagrams> Worker<D> {
     pub(super) fn answer(&mut self, now: Now, question: Question) {
         match question {
             Question::Sessions { from, filter, to } => {
-                let _ = to.send(self.server.sessions(now, from, &filter));
+                let mut page = self.server.sessions(now, from, &filter);
+                page.sessions.iter_mut().for_each(|session| self.add_carried(session));
+                let _ = to.send(page);
             }
             Question::Session { id, to } => {
-                let _ = to.send(self.server.session(now, id));
+                let mut detail = self.server.session(now, id);
+                if let Some(detail) = &mut detail {
+                    self.add_carried(&mut detail.session);
+                }
+                let _ = to.send(detail);
             }
             Question::End { mut ids, reason, to } => {
                 ids.truncate(END_MAX);

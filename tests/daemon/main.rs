@@ -27,6 +27,7 @@ mod flood;
 mod headroom;
 mod import;
 mod inherited;
+mod kernel_path;
 mod lifetimes;
 mod listener_reload;
 mod listeners;

@@ -106,7 +106,12 @@ fn what_is_relayed_is_counted_while_the_calls_are_up_byte_for_byte() {
     let page = get(metrics, "/metrics");
     for (transport, calls) in [("udp", 2.0), ("tcp", 1.0), ("tls", 1.0)] {
         let of = |name: &str, direction: &str| {
-            value(&page, &format!("ferryd_relayed_{name}_total{{direction=\"{direction}\",transport=\"{transport}\"}}"))
+            value(
+                &page,
+                &format!(
+                    "ferryd_relayed_{name}_total{{direction=\"{direction}\",transport=\"{transport}\",datapath=\"sockets\"}}"
+                ),
+            )
         };
         // Each call has sent 3 packets of 100 bytes and got 2 of 10.
         assert_eq!((of("packets", "to_peers"), of("bytes", "to_peers")), (3.0 * calls, 300.0 * calls), "{transport}");
@@ -126,6 +131,6 @@ fn what_is_relayed_is_counted_while_the_calls_are_up_byte_for_byte() {
     tls.refresh(0).unwrap();
     let page = get(metrics, "/metrics");
     assert_eq!(value(&page, "ferryd_relayed_addresses{transport=\"tls\",family=\"ipv4\"}"), 0.0);
-    let total = "ferryd_relayed_bytes_total{direction=\"to_peers\",transport=\"tls\"}";
+    let total = "ferryd_relayed_bytes_total{direction=\"to_peers\",transport=\"tls\",datapath=\"sockets\"}";
     assert_eq!(value(&page, total), 300.0, "what has ended stays counted");
 }

@@ -51,6 +51,7 @@ fn a_record_equals_what_the_session_and_its_client_saw() {
         "bytes_to_peers",
         "packets_to_client",
         "bytes_to_client",
+        "datapath",
     ] {
         assert_eq!(ended[field], session[field], "{field}");
     }

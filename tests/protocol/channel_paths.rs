@@ -134,7 +134,7 @@ fn the_path_to_another_client_names_both_relayed_addresses_as_each_is_known() {
             bob.refresh(&mut world, Some(0));
             let (_, relay, _) = last(&world, CHANNEL);
             let path = world.workers[0].channel_path(relay, PeerAddr::new(of_bob)).unwrap();
-            assert_eq!(path.beyond, Beyond::Host);
+            assert_eq!(path.beyond, Beyond::Nowhere);
         }
     }
 }

@@ -37,6 +37,9 @@ fn words(SessionDetail { session, permitted_peers, bound_channels }: SessionDeta
         ("to peers", format!("{} in {} packets", bytes(session.bytes_to_peers), session.packets_to_peers)),
         ("to client", format!("{} in {} packets", bytes(session.bytes_to_client), session.packets_to_client)),
     ];
+    if session.datapath == "kernel" {
+        lines.push(("data path", "kernel, and sockets".to_owned()));
+    }
     if let Some(id) = session.secret {
         lines.push(("secret", id));
     }

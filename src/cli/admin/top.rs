@@ -141,6 +141,7 @@ mod tests {
             bytes_to_peers: bytes,
             packets_to_client: 0,
             bytes_to_client: 0,
+            datapath: "sockets".to_owned(),
             permissions: 0,
             channels: 0,
             secret: None,
