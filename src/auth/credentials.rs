@@ -58,6 +58,11 @@ impl Credentials {
         }
     }
 
+    /// Whether both prove the same user, be it by two credentials that were minted for one name.
+    pub fn is_same_name(&self, other: &Self) -> bool {
+        self.is_same_user(other) || self.quota_name().is_some_and(|name| other.quota_name() == Some(name))
+    }
+
     /// Whether `other` may refresh what these credentials have made. RFC 7635 section 9: "The client MUST use the new
     /// token to refresh existing allocations", and nothing in it tells whose it is.
     pub fn is_refreshed_by(&self, other: &Self) -> bool {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::ids::WorkerId;
 use super::quota::QuotaGuard;
 use crate::address::RelayedAddr;
+use crate::auth::Credentials;
 use crate::stun::ErrorCode;
 
 /// RFC 8656 section 7.2: "The server MUST hold this reservation for at least 30 seconds".
@@ -33,6 +34,8 @@ struct Reservation {
     /// The worker that made it, and that lets it expire.
     worker: WorkerId,
     expires_at: Instant,
+    /// Whose it is: nobody else redeems it.
+    owner: Credentials,
     /// It holds a port as an allocation does, and is paid for as one.
     quota: QuotaGuard,
 }
@@ -45,21 +48,24 @@ impl Reservations {
         address: RelayedAddr,
         worker: WorkerId,
         expires_at: Instant,
+        owner: Credentials,
         quota: QuotaGuard,
     ) {
-        self.lock().insert(token, Reservation { address, worker, expires_at, quota });
+        self.lock().insert(token, Reservation { address, worker, expires_at, owner, quota });
     }
 
-    /// Redeems a token, once, while it has not expired; `pay` takes the place of the allocation that does and makes the
+    /// Redeems a token of this user, once, while it has not expired; another's is as one that is unknown. `pay` takes the place of the allocation that does and makes the
     /// port its worker's, given the place of the reservation, and keeps the token good when it fails.
     pub(super) fn redeem(
         &self,
         token: Token,
         now: Instant,
+        user: &Credentials,
         pay: impl FnOnce(RelayedAddr, &QuotaGuard) -> Result<QuotaGuard, ErrorCode>,
     ) -> Result<(RelayedAddr, QuotaGuard), ErrorCode> {
         let mut by_token = self.lock();
         let reservation = by_token.get(&token).filter(|reservation| now < reservation.expires_at);
+        let reservation = reservation.filter(|reservation| reservation.owner.is_same_name(user));
         let reservation = reservation.ok_or(ErrorCode::InsufficientCapacity)?;
         let (address, quota) = (reservation.address, pay(reservation.address, &reservation.quota)?);
         by_token.remove(&token);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, Signs};
 use super::routes::{CONNECTION_GENERATION_MASK, ConnectionId};
 use super::statistics::DtlsStatistics;
 use crate::address::FiveTuple;
@@ -45,8 +45,7 @@ pub(super) struct Association {
     /// The random of the ClientHello that it was made of.
     pub(super) random: [u8; 32],
     pub(super) phase: Phase,
-    /// When the last message came.
-    pub(super) heard_at: Option<Instant>,
+    pub(super) signs: Signs,
     pub(super) _guard: ConnectionGuard,
 }
 

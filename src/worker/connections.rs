@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::deadlines::Signs;
 use super::routes::{CONNECTION_GENERATION_MASK, ConnectionId};
 use crate::address::FiveTuple;
 use crate::net::buffers::Buffers;
@@ -13,8 +14,7 @@ use crate::turn::{Now, PeerConnectionId};
 pub(super) struct Stream {
     pub(super) connection: Connection,
     pub(super) client: FiveTuple,
-    /// When the last whole message came.
-    pub(super) heard_at: Option<Instant>,
+    pub(super) signs: Signs,
     /// The connection with a peer that it is bound to: what comes are no messages.
     pub(super) peer: Option<PeerConnectionId>,
     /// It is in [`Connections::to_flush`].
@@ -53,14 +53,15 @@ impl Connections {
         self.slots.len() - self.free.len()
     }
 
-    pub(super) fn insert(&mut self, connection: Connection) -> ConnectionId {
+    pub(super) fn insert(&mut self, now: Instant, connection: Connection) -> ConnectionId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, stream: None });
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
         let client = connection.five_tuple();
-        entry.stream = Some(Box::new(Stream { client, connection, heard_at: None, peer: None, to_flush: false }));
+        entry.stream =
+            Some(Box::new(Stream { client, connection, signs: Signs::new(now), peer: None, to_flush: false }));
         ConnectionId { slot, generation: entry.generation }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tracing::debug;
 
 use super::associations::{Association, Phase, Place, Refused};
-use super::deadlines::{Found, IDLE_DEADLINE};
+use super::deadlines::{Found, Signs};
 use super::handle::Command;
 use super::neighbours::Packet;
 use super::packet_loop::Worker;
@@ -133,7 +133,7 @@ impl<D: Datagrams> Worker<D> {
                 scope: at.scope,
                 random: hello.random(),
                 phase: Phase::Handshake { inbox: Vec::new(), deadline, source },
-                heard_at: None,
+                signs: Signs::new(now.instant),
                 _guard: guard,
             }),
         );
@@ -168,7 +168,7 @@ impl<D: Datagrams> Worker<D> {
         while let Some((association, buffers)) = self.associations.get_mut(id) {
             let received = association.session.receive(datagram.take(), buffers);
             if let Received::Message(_) = received {
-                association.heard_at = Some(now.instant);
+                association.signs.heard(now.instant);
             }
             self.send_records(id, 0);
             match received {
@@ -326,9 +326,7 @@ impl<D: Datagrams> Worker<D> {
             let found = match self.associations.get_mut(id) {
                 None => Found::Gone,
                 Some((association, _)) => {
-                    let heard_lately = association.heard_at.is_some_and(|heard| now.instant < heard + IDLE_DEADLINE);
-                    let is_alive = heard_lately || self.server.has_allocation(&association.client);
-                    if is_alive { Found::Alive } else { Found::Silent }
+                    association.signs.look(now.instant, self.server.has_allocation(&association.client))
                 }
             };
             if found == Found::Silent {

@@ -228,7 +228,7 @@ impl<D: Datagrams> Worker<D> {
         let up = stream.connection.pass_to(&mut peer.stream, buffers, DATA_BUDGET);
         let down = stream.connection.pass_from(now.instant, &mut peer.stream, buffers, DATA_BUDGET);
         if up.bytes + down.bytes > 0 {
-            stream.heard_at = Some(now.instant);
+            stream.signs.heard(now.instant);
         }
         self.server.handle_connection_data(peer.relay, up.bytes, down.bytes);
         match (up.rest, down.rest) {

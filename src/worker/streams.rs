@@ -2,7 +2,7 @@
 
 use tracing::debug;
 
-use super::deadlines::{Found, IDLE_DEADLINE};
+use super::deadlines::Found;
 use super::packet_loop::Worker;
 use super::routes::{ConnectionId, Socket, Way};
 use super::udp::Body;
@@ -31,7 +31,7 @@ enum Framing {
 impl<D: Datagrams> Worker<D> {
     /// Takes a stream over, established just now or another worker's.
     pub(super) fn add_stream(&mut self, now: Now, connection: Connection) {
-        let id = self.streams.insert(connection);
+        let id = self.streams.insert(now.instant, connection);
         let Some((stream, _)) = self.streams.get_mut(id) else { return };
         let token = Socket::Connection(id).token();
         if let Err(error) = self.datagrams.poll().add(&stream.connection, token, Interest::Both, true) {
@@ -95,11 +95,11 @@ impl<D: Datagrams> Worker<D> {
         let Some((stream, _)) = self.streams.get_mut(id) else { return Framing::Lost };
         let (client, route) = (stream.client, Way::Stream(id).route());
         let mut received = stream.connection.take_received();
-        let mut heard_at = stream.heard_at;
+        let mut signs = stream.signs;
         let framing = loop {
             let bytes = received.bytes();
             // HTTP's methods begin like ChannelData, which nobody sends before a STUN message.
-            if heard_at.is_none() && bytes.first().is_some_and(|first| *first >= 0x40) {
+            if signs.heard_at.is_none() && bytes.first().is_some_and(|first| *first >= 0x40) {
                 break Framing::Lost;
             }
             let len = match frame_len(bytes) {
@@ -111,7 +111,7 @@ impl<D: Datagrams> Worker<D> {
                 }
             };
             let message = &bytes[..len];
-            heard_at = Some(now.instant);
+            signs.heard(now.instant);
             match self.server.handle_client(now, &client, route, message) {
                 Some(Forward::Elsewhere { worker, .. }) => break Framing::Elsewhere(worker),
                 Some(forward) => self.forward(now, forward, Body::Bytes(message), 0),
@@ -125,24 +125,23 @@ impl<D: Datagrams> Worker<D> {
             }
         };
         if let Some((stream, buffers)) = self.streams.get_mut(id) {
-            stream.heard_at = heard_at;
+            stream.signs = signs;
             stream.connection.restore_received(received, buffers);
         }
         framing
     }
 
-    /// Looks at the streams whose deadline has come, and ends those that own nothing and say nothing.
+    /// Looks at the streams whose deadline has come, and ends those that own nothing and say nothing, or talk on.
     pub(super) fn end_silent_streams(&mut self, now: Now) {
         while let Some(id) = self.deadlines.pop_due(now.instant) {
             let found = match self.streams.get_mut(id) {
                 None => Found::Gone,
                 Some((stream, _)) => {
-                    let heard_lately = stream.heard_at.is_some_and(|heard| now.instant < heard + IDLE_DEADLINE);
                     let owns = match stream.peer {
-                        Some(peer) => !self.peers.is_half_closed(peer),
+                        Some(peer) => stream.signs.heard_lately(now.instant) || !self.peers.is_half_closed(peer),
                         None => self.server.has_allocation(&stream.client),
                     };
-                    if heard_lately || owns { Found::Alive } else { Found::Silent }
+                    stream.signs.look(now.instant, owns)
                 }
             };
             if found == Found::Silent {

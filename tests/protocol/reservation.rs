@@ -56,6 +56,21 @@ fn even_port_with_reservation_holds_the_next_port_for_its_token() {
 }
 
 #[test]
+fn another_user_does_not_redeem_the_token() {
+    let mut world = World::new();
+    let mut first = Client::new("198.51.100.1:1000").time_limited("2000000000:carol");
+    let reply = even(&mut world, &mut first, 0x80);
+    for name in ["2000000000:mallory", "2000000000", "2000000001:mallory"] {
+        let mut thief = Client::new("198.51.100.1:1001").time_limited(name);
+        assert_eq!(redeem(&mut world, &mut thief, &reply.token()).result(), Err(508), "{name}");
+    }
+    assert_eq!(redeem(&mut world, &mut Client::new("198.51.100.1:1001"), &reply.token()).result(), Err(508));
+    // Another credential of the same user, by another path.
+    let mut second = Client::over("203.0.113.9:5", Transport::Tls).time_limited("2000000009:carol");
+    assert_eq!(redeem(&mut world, &mut second, &reply.token()).relay().port(), reply.relay().port() + 1);
+}
+
+#[test]
 fn another_worker_redeems_the_token() {
     // "Note that the reservation is a server-wide reservation".
     let mut world = World::with(|setup| setup.workers = 2);
@@ -247,13 +262,13 @@ fn reservations_count_towards_the_quota() {
 
 #[test]
 fn a_token_is_not_used_up_by_a_request_that_the_quota_refuses() {
-    let mut world = World::with(|setup| setup.turn.limits.allocations_per_user = 1);
+    let mut world = World::with(|setup| setup.turn.limits.allocations_per_prefix = 2);
     let token = even(&mut world, &mut Client::new("198.51.100.1:1000"), 0x80).token();
-    let name = format!("{}:alice", world.unix() + 3600);
-    let client = |port: u16| Client::new(&format!("198.51.100.1:{port}")).time_limited(&name);
-    let mut first = client(1001);
+    let client = |port: u16| Client::new(&format!("198.51.100.2:{port}"));
+    let (mut first, mut second) = (client(1001), client(1002));
     first.allocate(&mut world).relay();
-    assert_eq!(redeem(&mut world, &mut client(1002), &token).result(), Err(486));
+    second.allocate(&mut world).relay();
+    assert_eq!(redeem(&mut world, &mut client(1003), &token).result(), Err(486));
     first.refresh(&mut world, Some(0));
-    assert_eq!(redeem(&mut world, &mut client(1002), &token).result(), Ok(()));
+    assert_eq!(redeem(&mut world, &mut client(1003), &token).result(), Ok(()));
 }

@@ -146,6 +146,24 @@ fn a_user_whose_password_is_guessed_is_told_of_seldom() {
 }
 
 #[test]
+fn guesses_on_a_connection_are_bounded_whatever_their_nonce() {
+    let mut world = World::new();
+    let mut guesser = Client::over("198.51.100.1:1000", Transport::Tcp).user("bob", "wrong");
+    guesser.nonce = Some(b"obMatJos2AAAAAAAAAAAAAAA".to_vec());
+    let answered = (0..1000)
+        .filter(|_| {
+            let guess = guesser.signed(Method::Allocate, |_| {});
+            guesser.exchange(&mut world, &guess).is_some()
+        })
+        .count();
+    assert_eq!(answered, 100, "ten seconds of 10");
+    assert_eq!(world.counters().credential_failures, 1000);
+    assert!(world.events.iter().any(|event| matches!(event, Effect::UserAttacked { .. })));
+    (guesser.username, guesser.password) = ("alice".to_owned(), ALICE.to_owned());
+    assert_eq!(guesser.allocate(&mut world).result(), Err(438), "a right one is told that its nonce is stale");
+}
+
+#[test]
 fn known_and_unknown_users_are_limited_alike() {
     let answers = |name: &str| {
         let mut world = World::new();

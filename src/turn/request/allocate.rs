@@ -224,7 +224,8 @@ impl Server {
             acquired.map_err(|_| ErrorCode::AllocationQuotaReached)
         };
         if let Some(token) = wanted.token {
-            let redeemed = self.shared.reservations.redeem(token, request.now.instant, |address, paid| {
+            let (now, owner) = (request.now.instant, &request.credentials);
+            let redeemed = self.shared.reservations.redeem(token, now, owner, |address, paid| {
                 let quota = acquire(Some(paid))?;
                 self.shared.ports.hand_over(address, self.worker);
                 Ok(quota)
@@ -344,8 +345,9 @@ impl Server {
         allocation.set_expiry(now.instant + opening.lifetime);
         let first = allocation.relays().iter().next().copied();
         if let (Some(quota), Some(relay)) = (opening.reservation_quota, first) {
+            let (address, owner) = (next_port(relay.address), allocation.credentials.clone());
             let expires_at = now.instant + RESERVATION_LIFETIME;
-            self.shared.reservations.insert(token, next_port(relay.address), self.worker, expires_at, quota);
+            self.shared.reservations.insert(token, address, self.worker, expires_at, owner, quota);
             self.reserved.push_back((expires_at, token));
             allocation.created.reservation = Some(token);
         }

@@ -188,10 +188,19 @@ impl Server {
 
     /// Whether a request that did not authenticate is answered.
     ///
-    /// Credentials are always judged before, so that right ones are never refused, whoever guesses beside them.
-    fn may_refuse(&mut self, now: Now, client: &FiveTuple, message: &Message<'_>) -> Result<(), DropReason> {
+    /// Credentials are always judged before, so that right ones are never refused, whoever guesses beside them. A wrong
+    /// guess is told from a right one whatever the nonce is (RFC 8489 section 9.2.4 judges that last), so on a path that
+    /// is proved by a connection it is a failure without a valid nonce as well.
+    fn may_refuse(
+        &mut self,
+        now: Now,
+        client: &FiveTuple,
+        message: &Message<'_>,
+        error: AuthError,
+    ) -> Result<(), DropReason> {
         let (source, limits) = (client.client.ip(), &self.settings.limits);
-        if self.authenticator.has_valid_nonce(message, client, now.unix_seconds) {
+        let guesses_on_a_connection = error == AuthError::WrongCredentials && client.transport.is_connected();
+        if guesses_on_a_connection || self.authenticator.has_valid_nonce(message, client, now.unix_seconds) {
             let name = [AttributeType::USERNAME, AttributeType::USERHASH].map(|kind| message.attribute(kind));
             let name = name.into_iter().flatten().next().map_or(&[][..], |attribute| attribute.value);
             let answers = self.shared.strangers.may_be_refused(now.instant, limits, source, name);
@@ -213,7 +222,7 @@ impl Server {
 
     /// Answers a request that did not authenticate.
     fn challenge(&mut self, now: Now, envelope: &Envelope, message: &Message<'_>, error: AuthError) -> Outcome {
-        if let Err(reason) = self.may_refuse(now, &envelope.client, message) {
+        if let Err(reason) = self.may_refuse(now, &envelope.client, message, error) {
             return Outcome::Dropped(reason);
         }
         let code = error.code();
