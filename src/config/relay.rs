@@ -10,8 +10,9 @@ use super::problem::{At, Report};
 use super::section::{Entry, Section};
 use super::values::{self, RangeError};
 use crate::address::Family;
+use crate::auth::Subject;
 use crate::turn::Settings;
-use crate::turn::settings::{DataRate, Limits, PeerSettings, RelayAddress};
+use crate::turn::settings::{DataRate, Limits, PeerGroup, PeerSettings, RelayAddress};
 use crate::worker::settings::AcceptLimits;
 
 /// Reads everything that `turn::Server` is told.
@@ -180,19 +181,49 @@ fn read_lifetimes(relay: &mut Section, report: &mut Report) -> (Duration, Durati
 }
 
 fn read_peers(mut peers: Section, report: &mut Report) -> PeerSettings {
+    let (allow, deny, allow_only) = read_lists(&mut peers, report);
+    let groups = peers.sections("group", report).unwrap_or_default();
+    let groups = groups.into_iter().map(|group| read_group(group, report)).collect();
+    peers.finish(report);
+    PeerSettings { allow, deny, allow_only, groups, ..PeerSettings::default() }
+}
+
+/// `allow`, `deny` and `allow-only` of everybody or of a group.
+fn read_lists(peers: &mut Section, report: &mut Report) -> (Vec<IpNet>, Vec<IpNet>, bool) {
     let ranges = |key, peers: &mut Section, report: &mut Report| -> Vec<IpNet> {
         peers.texts(key, report, parse_range).into_iter().map(|entry| entry.value).collect()
     };
-    let allow = ranges("allow", &mut peers, report);
-    let deny = ranges("deny", &mut peers, report);
+    let allow = ranges("allow", peers, report);
+    let deny = ranges("deny", peers, report);
     let allow_only = peers.truth("allow-only", report);
     if let Some(entry) = allow_only.as_ref().filter(|entry| entry.value && allow.is_empty()) {
-        let remedy = "name the ranges in peers.allow, or remove allow-only";
-        report.problem(entry.at.problem("refuses every peer, as allow is empty", "ranges in peers.allow", remedy));
+        let remedy = "name the ranges in allow, or remove allow-only";
+        report.problem(entry.at.problem("refuses every peer, as allow is empty", "ranges in allow", remedy));
     }
-    peers.finish(report);
-    let allow_only = allow_only.is_some_and(|entry| entry.value);
-    PeerSettings { allow, deny, allow_only, ..PeerSettings::default() }
+    (allow, deny, allow_only.is_some_and(|entry| entry.value))
+}
+
+fn read_group(mut group: Section, report: &mut Report) -> PeerGroup {
+    let at = group.at("members");
+    let before = report.problems.len();
+    let members: Vec<Subject> =
+        group.texts("members", report, parse_member).into_iter().map(|entry| entry.value).collect();
+    if members.is_empty() && report.problems.len() == before {
+        let remedy = "name users, or remove the group";
+        report.problem(at.problem("the group has no members", "users as \"alice\" or \"tenant-a-*\"", remedy));
+    }
+    let (allow, deny, allow_only) = read_lists(&mut group, report);
+    group.finish(report);
+    PeerGroup { members, allow, deny, allow_only }
+}
+
+fn parse_member(text: &str, at: &At, report: &mut Report) -> Option<Subject> {
+    let subject = text.parse::<Subject>();
+    if let Err(error) = subject {
+        let remedy = "write \"alice\", \"tenant-a-*\", \"secret:0f3a9c11\" or \"198.51.100.0/24\"";
+        report.problem(at.problem(format!("found \"{text}\""), error.to_string(), remedy));
+    }
+    subject.ok()
 }
 
 pub(super) fn parse_range(text: &str, at: &At, report: &mut Report) -> Option<IpNet> {

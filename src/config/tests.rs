@@ -432,6 +432,33 @@ fn allow_only_without_ranges_is_refused() {
 }
 
 #[test]
+fn groups_of_users_have_peers_of_their_own() {
+    let text = "[[peers.group]]\nmembers = [\"guest-*\", \"secret:0f3a9c11\"]\nallow = [\"10.7.0.1\"]\nallow-only = true\n\
+                [[peers.group]]\nmembers = [\"staff\"]\ndeny = [\"9.0.0.0/8\"]\n";
+    let groups = load_text(text).unwrap().settings.turn.peers.groups;
+    let members: Vec<Vec<String>> =
+        groups.iter().map(|group| group.members.iter().map(ToString::to_string).collect()).collect();
+    assert_eq!(members, [&["user:guest-*", "secret:0f3a9c11"][..], &["user:staff"]]);
+    assert_eq!((groups[0].allow_only, groups[1].allow_only), (true, false));
+    assert_eq!(
+        (&groups[0].allow[..], &groups[1].deny[..]),
+        (&["10.7.0.1/32".parse().unwrap()][..], &["9.0.0.0/8".parse().unwrap()][..])
+    );
+    let found = problems(
+        "[[peers.group]]\nallow = [\"10.0.0.0/8\"]\n[[peers.group]]\nmembers = [\"secret:x\"]\nalow = []\nallow-only = true\n",
+    );
+    for (found, words) in found.iter().zip([
+        "members: the group has no members",
+        "members #1: found \"secret:x\"",
+        "refuses every peer, as allow is empty",
+        "alow: unknown key, expected one of members, allow, deny, allow-only; did you mean allow?",
+    ]) {
+        assert!(found.contains(words), "{found}");
+    }
+    assert_eq!(found.len(), 4, "{found:?}");
+}
+
+#[test]
 fn limits_are_read_and_bounded() {
     let text = "[limits]\nallocations-per-user = 0\nchannels-per-allocation = 7\nhandshakes = 9\n";
     let settings = load_text(text).unwrap().settings;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::settings::Settings;
+use crate::auth::{Credentials, Subject};
 
 /// An address that may be reached, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,26 +40,47 @@ pub enum Reach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forbidden;
 
+/// Who asks for a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    pub credentials: &'a Credentials,
+    /// The client's own address.
+    pub client: IpAddr,
+}
+
 /// Which addresses may be reached, in this order: those that never are, `deny`, `allow`, the own relayed addresses,
 /// `allow_only`, the built-in list of special-purpose ranges and own addresses.
 #[derive(Clone, Debug)]
 pub struct PeerPolicy {
-    allow: Vec<IpNet>,
-    deny: Vec<IpNet>,
-    allow_only: bool,
+    /// Of whoever is in no group.
+    everybody: Lists,
+    groups: Vec<(Vec<Subject>, Lists)>,
     own: Vec<IpAddr>,
     relays: Vec<IpAddr>,
     listener_ports: Vec<u16>,
     service_ports: Vec<u16>,
 }
 
+/// What an operator allows and denies to some users.
+#[derive(Clone, Debug)]
+struct Lists {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+    allow_only: bool,
+}
+
 impl PeerPolicy {
     pub fn new(settings: &Settings) -> Self {
         let peers = &settings.peers;
+        let groups = peers.groups.iter().map(|group| {
+            // What is denied to everybody is denied to groups, too.
+            let deny = [&group.deny[..], &peers.deny].concat();
+            (group.members.clone(), Lists { allow: group.allow.clone(), deny, allow_only: group.allow_only })
+        });
+        let (allow, deny) = (peers.allow.clone(), peers.deny.clone());
         Self {
-            allow: peers.allow.clone(),
-            deny: peers.deny.clone(),
-            allow_only: peers.allow_only,
+            everybody: Lists { allow, deny, allow_only: peers.allow_only },
+            groups: groups.collect(),
             own: peers.own_addresses.clone(),
             relays: settings
                 .relay_addresses
@@ -72,20 +94,21 @@ impl PeerPolicy {
     }
 
     /// Judges an address; a permission carries no port, so ports are judged per packet by [`Self::permits_port`].
-    pub fn permit(&self, ip: IpAddr) -> Result<PermittedPeer, Forbidden> {
+    pub fn permit(&self, asker: Asker<'_>, ip: IpAddr) -> Result<PermittedPeer, Forbidden> {
+        let lists = self.lists(asker);
         let is_relay = self.relays.contains(&ip);
         let is_own = self.is_own(ip);
         let embedded = nat64_embedded(ip);
-        let is_denied = contains(&self.deny, ip) || embedded.is_some_and(|ip| contains(&self.deny, ip));
+        let is_denied = contains(&lists.deny, ip) || embedded.is_some_and(|ip| contains(&lists.deny, ip));
         // Packets through NAT64 are not seen by the hand-over in memory, so nothing of this host is reached that way.
         if is_never_a_peer(ip) || is_denied || embedded.is_some_and(|ip| self.is_own(ip)) {
             return Err(Forbidden);
         }
-        let reach = if self.allows(ip) {
+        let reach = if lists.allows(ip) {
             if is_own { Reach::OwnHost } else { Reach::Network }
         } else if is_relay {
             Reach::OwnRelays
-        } else if self.allow_only || is_own || is_special_purpose(ip) {
+        } else if lists.allow_only || is_own || is_special_purpose(ip) {
             return Err(Forbidden);
         } else {
             Reach::Network
@@ -95,8 +118,8 @@ impl PeerPolicy {
 
     /// Where packets to an address that was permitted earlier may go by now: it may have become one of this host's. What
     /// is refused from now on otherwise ends with its permission.
-    pub(super) fn reach_now(&self, ip: IpAddr, earlier: Reach) -> Reach {
-        match (self.is_own(ip), self.allows(ip)) {
+    pub(super) fn reach_now(&self, asker: Asker<'_>, ip: IpAddr, earlier: Reach) -> Reach {
+        match (self.is_own(ip), self.lists(asker).allows(ip)) {
             (false, _) => earlier,
             (true, true) => Reach::OwnHost,
             (true, false) => Reach::OwnRelays,
@@ -107,11 +130,10 @@ impl PeerPolicy {
         self.relays.contains(&ip) || self.own.contains(&ip) || ip.is_loopback()
     }
 
-    /// Whether `allow` names an address; behind NAT64 by the IPv4 address, or by a range inside of the NAT64 prefix.
-    fn allows(&self, ip: IpAddr) -> bool {
-        let Some(embedded) = nat64_embedded(ip) else { return contains(&self.allow, ip) };
-        let names = |range: &IpNet| range.prefix_len() >= NAT64_PREFIX_LEN && range.contains(&ip);
-        contains(&self.allow, embedded) || self.allow.iter().any(names)
+    /// The lists of the first group that has the asker, else everybody's.
+    fn lists(&self, asker: Asker<'_>) -> &Lists {
+        let has = |members: &[Subject]| members.iter().any(|member| member.covers(asker.credentials, asker.client));
+        self.groups.iter().find(|(members, _)| has(members)).map_or(&self.everybody, |(_, lists)| lists)
     }
 
     /// Whether a port of an own address that the operator allowed may be reached through the network: never a listener
@@ -123,6 +145,15 @@ impl PeerPolicy {
     /// The same for a TCP connection: nothing that this server serves itself is reached through it.
     pub fn permits_tcp_port(&self, port: u16) -> bool {
         !self.service_ports.contains(&port)
+    }
+}
+
+impl Lists {
+    /// Whether `allow` names an address; behind NAT64 by the IPv4 address, or by a range inside of the NAT64 prefix.
+    fn allows(&self, ip: IpAddr) -> bool {
+        let Some(embedded) = nat64_embedded(ip) else { return contains(&self.allow, ip) };
+        let names = |range: &IpNet| range.prefix_len() >= NAT64_PREFIX_LEN && range.contains(&ip);
+        contains(&self.allow, embedded) || self.allow.iter().any(names)
     }
 }
 
@@ -225,8 +256,12 @@ const SPECIAL_V6: [Ipv6Net; 5] = [
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::turn::settings::{PeerSettings, RelayAddress};
+    use crate::auth::credentials::UserKind;
+    use crate::auth::long_term::PasswordAlgorithm;
+    use crate::turn::settings::{PeerGroup, PeerSettings, RelayAddress};
     use crate::turn::testing;
 
     fn policy(peers: PeerSettings) -> PeerPolicy {
@@ -238,7 +273,20 @@ mod tests {
     }
 
     fn reach(policy: &PeerPolicy, ip: &str) -> Option<Reach> {
-        policy.permit(ip.parse().unwrap()).ok().map(PermittedPeer::reach)
+        reach_of(policy, "1700000000:carol", ip)
+    }
+
+    fn reach_of(policy: &PeerPolicy, username: &str, ip: &str) -> Option<Reach> {
+        let algorithm = PasswordAlgorithm::Md5;
+        let credentials = Credentials {
+            username: Arc::from(username),
+            kind: UserKind::Named,
+            algorithm,
+            key: algorithm.key(b"u", "r", b"p"),
+            secret: None,
+        };
+        let asker = Asker { credentials: &credentials, client: "198.51.100.1".parse().unwrap() };
+        policy.permit(asker, ip.parse().unwrap()).ok().map(PermittedPeer::reach)
     }
 
     #[test]
@@ -336,5 +384,41 @@ mod tests {
         assert_eq!(reach(&policy, "9.9.9.9"), Some(Reach::Network));
         assert_eq!(reach(&policy, "8.8.8.8"), None);
         assert_eq!(reach(&policy, "10.0.0.5"), Some(Reach::OwnRelays));
+    }
+
+    #[test]
+    fn the_first_group_of_a_user_judges_in_place_of_everybodys_lists() {
+        let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        let group = |members: &[&str], allow: &[&str], deny: &[&str], allow_only| PeerGroup {
+            members: members.iter().map(|member| member.parse().unwrap()).collect(),
+            allow: ranges(allow),
+            deny: ranges(deny),
+            allow_only,
+        };
+        let policy = policy(PeerSettings {
+            allow: ranges(&["10.1.0.0/16"]),
+            deny: ranges(&["9.9.9.9/32"]),
+            groups: vec![
+                group(&["guest-*"], &["10.7.0.1/32", "9.9.9.9/32"], &[], true),
+                group(&["staff", "guest-7"], &["10.0.0.0/8"], &["10.13.0.0/16", "8.8.0.0/16"], false),
+            ],
+            ..PeerSettings::default()
+        });
+        let of = |username: &str, ip: &str| reach_of(&policy, username, ip);
+        for guest in ["1700000000:guest-7", "guest-8"] {
+            assert_eq!(of(guest, "10.7.0.1"), Some(Reach::Network), "{guest}");
+            for refused in ["10.1.2.3", "8.8.8.8", "9.9.9.9", "127.0.0.1", "2001:4860:4860::8888"] {
+                assert_eq!(of(guest, refused), None, "{guest} {refused}");
+            }
+            assert_eq!(of(guest, "8.8.4.4"), Some(Reach::OwnRelays), "another client of this server");
+        }
+        assert_eq!(of("1700000000:staff", "10.1.2.3"), Some(Reach::Network));
+        assert_eq!(of("1700000000:staff", "1.1.1.1"), Some(Reach::Network));
+        for refused in ["10.13.0.1", "8.8.8.8", "9.9.9.9", "192.168.1.1", "64:ff9b::10.13.0.1"] {
+            assert_eq!(of("1700000000:staff", refused), None, "{refused}");
+        }
+        assert_eq!(of("1700000000:carol", "10.1.2.3"), Some(Reach::Network));
+        assert_eq!(of("1700000000:carol", "10.7.0.1"), None);
+        assert_eq!(of("1700000000:carol", "9.9.9.9"), None);
     }
 }

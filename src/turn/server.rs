@@ -18,7 +18,7 @@ use super::live::Live;
 use super::mobility::Directory;
 use super::outcome::{Counters, DropReason, Outcome};
 use super::peer_connections;
-use super::peer_policy::{PeerPolicy, Reach};
+use super::peer_policy::{Asker, PeerPolicy, Reach};
 use super::ports::Ports;
 use super::quota::Quotas;
 use super::redirect::Drain;
@@ -148,7 +148,9 @@ impl Server {
         (self.settings, self.authenticator, self.peers) = (policy.settings, policy.authenticator, policy.peers);
         for id in self.table.ids() {
             if let Some(allocation) = self.table.get_mut(id) {
-                allocation.judge_anew(|ip, earlier| self.peers.reach_now(ip, earlier));
+                let credentials = allocation.credentials.clone();
+                let asker = Asker { credentials: &credentials, client: allocation.client.client.ip() };
+                allocation.judge_anew(|ip, earlier| self.peers.reach_now(asker, ip, earlier));
             }
         }
         (self.drain, self.revocations) = (policy.drain, policy.revocations);

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::nat_behavior::NatBehavior;
 use super::redirect::Redirect;
 use crate::address::Family;
+use crate::auth::Subject;
 
 /// The relay as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub struct PeerSettings {
     pub deny: Vec<IpNet>,
     /// Refuses every peer that `allow` does not name.
     pub allow_only: bool,
+    /// Users with lists of their own; the first group that has a user counts.
+    pub groups: Vec<PeerGroup>,
     /// The addresses of this host's interfaces and the advertised ones: only live relayed addresses are reachable
     /// there.
     pub own_addresses: Vec<IpAddr>,
@@ -117,6 +120,16 @@ pub struct PeerSettings {
     /// The ports of TCP that this server serves itself, which no TCP allocation reaches even where `allow` names an own
     /// address.
     pub service_ports: Vec<u16>,
+}
+
+/// The peers of some users, in place of everybody's; what [`PeerSettings::deny`] refuses stays refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerGroup {
+    /// Who is in it.
+    pub members: Vec<Subject>,
+    pub allow: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
+    pub allow_only: bool,
 }
 
 /// Bounds on what clients can make the server hold.

@@ -1,6 +1,7 @@
 //! The gate to peers, seen from outside: ranges, own addresses, and IPv4 inside of IPv6 (RFC 8656 section 21.4).
 
 use ferryd::stun::AttributeType;
+use ferryd::turn::settings::PeerGroup;
 
 use crate::harness::{Client, Setup, World};
 
@@ -83,4 +84,35 @@ fn allow_only_refuses_what_is_not_allowed() {
     };
     let peers = ["9.9.9.9:1", "9.9.8.9:1", "[64:ff9b::9.9.9.9]:1", "[64:ff9b::9.9.8.9]:1", "[2620:fe::fe]:1"];
     assert_eq!(judge(allow, &peers), [Ok(()), Err(403), Ok(()), Err(403), Err(403)]);
+}
+
+#[test]
+fn a_group_of_users_has_lists_of_its_own_and_a_reload_changes_them() {
+    let mut world = World::with(|setup| {
+        setup.turn.peers.groups = vec![PeerGroup {
+            members: vec!["guest-*".parse().unwrap()],
+            allow: vec!["10.7.0.0/16".parse().unwrap()],
+            allow_only: true,
+            ..PeerGroup::default()
+        }];
+    });
+    let allocated = |world: &mut World, address: &str, username: &str| {
+        let mut client = Client::new(address).time_limited(username);
+        client.allocate(world).relay();
+        client
+    };
+    let mut guest = allocated(&mut world, "198.51.100.1:1000", "1900000000:guest-1");
+    let mut other = allocated(&mut world, "198.51.100.1:1001", "1900000000:carol");
+    let (sfu, public) = ("10.7.0.1:5000", "9.9.9.9:1");
+    assert_eq!(guest.permit(&mut world, &[sfu]).result(), Ok(()));
+    assert_eq!(guest.bind(&mut world, 0x4000, sfu).result(), Ok(()));
+    assert_eq!(guest.permit(&mut world, &[sfu, public]).result(), Err(403), "all or nothing");
+    assert_eq!(guest.bind(&mut world, 0x4001, public).result(), Err(403));
+    assert_eq!(other.permit(&mut world, &[public]).result(), Ok(()));
+    assert_eq!(other.bind(&mut world, 0x4000, sfu).result(), Err(403), "private");
+    world.reload(|setup| setup.turn.peers.groups[0].members = vec!["carol".parse().unwrap()]);
+    assert_eq!(guest.permit(&mut world, &[public]).result(), Ok(()));
+    assert_eq!(guest.bind(&mut world, 0x4000, sfu).result(), Err(403), "a refresh is judged anew");
+    assert_eq!(other.permit(&mut world, &[public]).result(), Err(403));
+    assert_eq!(other.bind(&mut world, 0x4001, sfu).result(), Ok(()));
 }

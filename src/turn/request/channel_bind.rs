@@ -24,7 +24,7 @@ impl Server {
         if !allocation.relays_at(peer.family(), now) {
             return Err(ErrorCode::PeerAddressFamilyMismatch.into());
         }
-        let permitted = self.permit_channel_peer(peer)?;
+        let permitted = self.permit_channel_peer(request, peer)?;
         let limits = (self.settings.limits.channels_per_allocation, self.settings.limits.permissions_per_allocation);
         let allocation = self.table.get_mut(id).ok_or(ErrorCode::AllocationMismatch)?;
         // Limits answer 403 as in CreatePermission.
@@ -66,8 +66,8 @@ impl Server {
     }
 
     /// A channel names a port, so it is judged here already: an own address needs a live relay behind it.
-    fn permit_channel_peer(&self, peer: PeerAddr) -> Result<PermittedPeer, Rejection> {
-        let permitted = self.peers.permit(peer.ip()).map_err(|_| ErrorCode::Forbidden)?;
+    fn permit_channel_peer(&self, request: &Request<'_>, peer: PeerAddr) -> Result<PermittedPeer, Rejection> {
+        let permitted = self.peers.permit(Self::asker(request), peer.ip()).map_err(|_| ErrorCode::Forbidden)?;
         let reachable = match permitted.reach() {
             Reach::Network => true,
             Reach::OwnRelays => self.shared.ports.live(peer).is_some(),

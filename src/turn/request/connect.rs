@@ -28,7 +28,7 @@ impl Server {
         let own = own.ok_or(ErrorCode::PeerAddressFamilyMismatch)?.address;
         // "If the new connection is forbidden by local policy, the server MUST reject the request with a 403 (Forbidden)
         // error." Policy are the addresses of peers, ports of this host, and how many connections there may be.
-        let permitted = self.peers.permit(peer.ip()).map_err(|_| ErrorCode::Forbidden)?;
+        let permitted = self.peers.permit(Self::asker(request), peer.ip()).map_err(|_| ErrorCode::Forbidden)?;
         let to = self.destination(permitted, peer).filter(|to| to.socket_addr() != own.socket_addr());
         let to = to.ok_or(ErrorCode::Forbidden)?;
         if !connections.has_room(self.settings.limits.peer_connections_per_allocation) {

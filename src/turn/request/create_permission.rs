@@ -16,7 +16,8 @@ impl Server {
         if peers.iter().any(|peer| !allocation.relays_at(Family::of(*peer), request.now.instant)) {
             return Err(ErrorCode::PeerAddressFamilyMismatch.into());
         }
-        let judged: Result<Vec<PermittedPeer>, _> = peers.iter().map(|peer| self.peers.permit(*peer)).collect();
+        let judged = peers.iter().map(|peer| self.peers.permit(Self::asker(request), *peer));
+        let judged: Result<Vec<PermittedPeer>, _> = judged.collect();
         let permitted = judged.map_err(|_| ErrorCode::Forbidden)?;
         // RFC 8656 section 10.2 says 508; Firefox gives the whole relay up on any final error but 403.
         let max = self.settings.limits.permissions_per_allocation;

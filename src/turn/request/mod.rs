@@ -13,6 +13,7 @@ mod refresh;
 use super::effect::{Effect, Forward};
 use super::ids::{AllocationId, Route};
 use super::outcome::{DropReason, Outcome};
+use super::peer_policy::Asker;
 use super::redirect::TryAlternate;
 use super::reply::Envelope;
 use super::server::{Now, Server};
@@ -257,6 +258,11 @@ impl Server {
             builder.unknown_attributes(&unknown);
         });
         true
+    }
+
+    /// Whom the peer policy judges.
+    fn asker<'a>(request: &'a Request<'_>) -> Asker<'a> {
+        Asker { credentials: &request.credentials, client: request.envelope.client.client.ip() }
     }
 
     /// The allocation that a non-Allocate request is about, after the checks of RFC 8656 section 5.
