@@ -88,14 +88,15 @@ fn allow_only_refuses_what_is_not_allowed() {
 
 #[test]
 fn a_group_of_users_has_lists_of_its_own_and_a_reload_changes_them() {
-    let mut world = World::with(|setup| {
+    let confined = |setup: &mut Setup, member: &str| {
         setup.turn.peers.groups = vec![PeerGroup {
-            members: vec!["guest-*".parse().unwrap()],
+            members: vec![member.parse().unwrap()],
             allow: vec!["10.7.0.0/16".parse().unwrap()],
             allow_only: true,
             ..PeerGroup::default()
         }];
-    });
+    };
+    let mut world = World::with(|setup| confined(setup, "guest-*"));
     let allocated = |world: &mut World, address: &str, username: &str| {
         let mut client = Client::new(address).time_limited(username);
         client.allocate(world).relay();
@@ -110,7 +111,7 @@ fn a_group_of_users_has_lists_of_its_own_and_a_reload_changes_them() {
     assert_eq!(guest.bind(&mut world, 0x4001, public).result(), Err(403));
     assert_eq!(other.permit(&mut world, &[public]).result(), Ok(()));
     assert_eq!(other.bind(&mut world, 0x4000, sfu).result(), Err(403), "private");
-    world.reload(|setup| setup.turn.peers.groups[0].members = vec!["carol".parse().unwrap()]);
+    world.reload(|setup| confined(setup, "carol"));
     assert_eq!(guest.permit(&mut world, &[public]).result(), Ok(()));
     assert_eq!(guest.bind(&mut world, 0x4000, sfu).result(), Err(403), "a refresh is judged anew");
     assert_eq!(other.permit(&mut world, &[public]).result(), Err(403));
