@@ -12,11 +12,12 @@ use crate::worker::settings::{Accept, Listener, ListenerKind};
 /// their family, and TLS at the first name of the first certificate, as an address would not match it.
 pub(super) fn urls(settings: &Settings, host: Option<&str>, certificate_name: Option<&str>) -> Vec<String> {
     let mut found = Vec::new();
-    let has_tls_port = settings.listeners.iter().any(|listener| listener.kind == ListenerKind::Stream(Accept::Tls));
     for way in [Way::Udp, Way::Tcp, Way::Tls] {
-        for listener in settings.listeners.iter().filter(|listener| way.leads_to(listener.kind)) {
-            // A port for both is offered as TLS only where TLS has no port of its own.
-            if way == Way::Tls && has_tls_port && listener.kind == ListenerKind::Stream(Accept::Both) {
+        let leading = || settings.listeners.iter().filter(|listener| way.leads_to(listener.kind));
+        // A port for both is offered as what it is there for, where that is known of any.
+        let has_own_port = leading().any(|listener| is_for_tls(listener) == (way == Way::Tls));
+        for listener in leading() {
+            if has_own_port && is_for_tls(listener) != (way == Way::Tls) {
                 continue;
             }
             let name = match way {
@@ -31,6 +32,15 @@ pub(super) fn urls(settings: &Settings, host: Option<&str>, certificate_name: Op
         }
     }
     found
+}
+
+/// Whether clients expect TLS there: nothing else is spoken, or the port is that of `turns:` (RFC 7065 section 3.2).
+fn is_for_tls(listener: &Listener) -> bool {
+    match listener.kind {
+        ListenerKind::Stream(Accept::Tls) => true,
+        ListenerKind::Stream(Accept::Both) => listener.address.port() == 5349,
+        ListenerKind::Stream(Accept::Plain) | ListenerKind::Udp(_) => false,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +108,7 @@ mod tests {
 
     fn with_tls(mut settings: Settings) -> Settings {
         let address = "0.0.0.0:5349".parse().unwrap();
-        settings.listeners.push(Listener { address, kind: ListenerKind::Stream(Accept::Tls), proxies: Vec::new() });
+        settings.listeners.push(Listener { address, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() });
         settings.tls.push(CertificateFiles { certificate: "c".into(), key: "k".into() });
         settings
     }
@@ -133,6 +143,17 @@ mod tests {
     fn tls_is_reached_by_the_name_of_the_certificate() {
         let found = urls(&with_tls(settings(&[])), None, Some("a.example"));
         assert_eq!(found.last().unwrap(), "turns:a.example:5349?transport=tcp");
+    }
+
+    #[test]
+    fn a_port_for_both_is_offered_as_both_where_it_is_alone() {
+        let mut settings = with_tls(settings(&[("FERRYD_LISTENER", "[{ address = \"*:443\", transport = \"tcp\" }]")]));
+        settings.listeners.retain(|listener| listener.address.port() == 443);
+        settings.listeners.iter_mut().for_each(|listener| listener.kind = ListenerKind::Stream(Accept::Both));
+        assert_eq!(
+            urls(&settings, Some("turn.example.org"), None),
+            ["turn:turn.example.org:443?transport=tcp", "turns:turn.example.org:443?transport=tcp"]
+        );
     }
 
     #[test]

@@ -30,12 +30,18 @@ enum Host {
     Address(IpAddr),
 }
 
+/// Where clients expect TLS and DTLS (RFC 8656 section 3.1).
+const TLS_PORT: u16 = 5349;
+
 /// The listeners there are when none is configured.
+///
+/// TCP answers plain STUN on 5349 too: libnice (GStreamer, Janus) knows no TLS, and speaks plain TURN over TCP where its
+/// URL is a `turns:` one.
 const DEFAULT: [Spec; 4] = [
     Spec { host: Host::Any, port: 3478, kind: ListenerKind::Udp(Accept::Both), proxies: Vec::new() },
     Spec { host: Host::Any, port: 3478, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() },
-    Spec { host: Host::Any, port: 5349, kind: ListenerKind::Stream(Accept::Tls), proxies: Vec::new() },
-    Spec { host: Host::Any, port: 5349, kind: ListenerKind::Udp(Accept::Tls), proxies: Vec::new() },
+    Spec { host: Host::Any, port: TLS_PORT, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() },
+    Spec { host: Host::Any, port: TLS_PORT, kind: ListenerKind::Udp(Accept::Tls), proxies: Vec::new() },
 ];
 
 /// Reads `listener`. Without TLS what is left of it is plain.
@@ -53,7 +59,11 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
     let are_default = specs.iter().map(|spec| &spec.value).eq(&DEFAULT);
     let mut listeners: Vec<Listener> = Vec::new();
     for Entry { value: spec, at } in specs {
+        if are_default && !tls && spec.port == TLS_PORT {
+            continue;
+        }
         let Some(kind) = without_tls(spec.kind, tls) else {
+            // A build without DTLS leaves the default listener of it out.
             if !are_default {
                 report.problem(why_not(spec.kind, tls, &at));
             }

@@ -311,12 +311,13 @@ fn a_certificate_turns_tls_on() {
     let loaded = load_text(&text).unwrap();
     assert!(loaded.settings.serves_tls());
     let kinds: Vec<_> = loaded.settings.listeners.iter().map(|listener| listener.kind).collect();
-    let (udp, tls) = (ListenerKind::Udp(Accept::Both), ListenerKind::Stream(Accept::Tls));
+    let (udp, tls) = (ListenerKind::Udp(Accept::Both), ListenerKind::Stream(Accept::Both));
     if dtls::IS_BUILT_IN {
         assert_eq!((kinds.len(), kinds[0], kinds[4], kinds[6]), (8, udp, tls, ListenerKind::Udp(Accept::Tls)));
     } else {
         assert_eq!((kinds.len(), kinds[0], kinds[4]), (6, ListenerKind::Udp(Accept::Plain), tls));
     }
+    assert_eq!(loaded.settings.listeners[4].address.port(), 5349);
     assert_eq!(loaded.certificates[0].content.names, ["turn.example.org"]);
     assert!(loaded.warnings.iter().any(|words| words.contains("everybody may read the private key")));
 }

@@ -105,7 +105,7 @@ listener = [
   {{ address = "{SERVER_V4}:{STUN_PORT}", transport = "udp" }},
   {{ address = "[{SERVER_V6}]:{STUN_PORT}", transport = "udp" }},
   {{ address = "{SERVER_V4}:{STUN_PORT}", transport = "tcp" }},
-  {{ address = "{SERVER_V4}:{TLS_PORT}", transport = "tcp", accept = "tls" }},
+  {{ address = "{SERVER_V4}:{TLS_PORT}", transport = "tcp" }},
   {{ address = "{SERVER_V4}:{TLS_PORT}", transport = "udp", accept = "dtls" }},
   {{ address = "{SERVER_V4}:{HTTPS_PORT}", transport = "tcp", accept = "tls" }},
 ]
