@@ -87,6 +87,8 @@ pub enum Total {
     NoWay,
     TooLong,
     NoRoom,
+    Unproven,
+    Sample,
     HopLimit,
     Failed,
 }
@@ -96,14 +98,16 @@ impl Total {
 
     /// What is left to the sockets, with its names in metrics: the flow's time is over; ChannelData does not fill its
     /// datagram; a checksum is missing or unfinished; there is no route or no neighbour; the way's MTU is too small; the
-    /// buffer has no room.
-    pub const PASSED: [(Self, &'static str); 6] = [
+    /// buffer has no room; nothing has come yet from where it goes to; it is this one's turn, every 15 seconds.
+    pub const PASSED: [(Self, &'static str); 8] = [
         (Self::Expired, "expired"),
         (Self::Length, "length"),
         (Self::Checksum, "checksum"),
         (Self::NoWay, "no_way"),
         (Self::TooLong, "too_long"),
         (Self::NoRoom, "no_room"),
+        (Self::Unproven, "unproven"),
+        (Self::Sample, "sample"),
     ];
 
     /// What nobody gets: it has come too far, or its buffer failed half way.
@@ -340,6 +344,7 @@ impl Control {
         for direction in [Direction::ToPeer, Direction::ToClient] {
             self.programs.states.set_way(index, direction, 0);
         }
+        self.programs.states.set_seen(index, 0, 0);
         for (destination, direction) in destinations.into_iter().flatten() {
             let way = self.ways.acquire(&mut self.programs, destination, (index, direction));
             self.programs.states.set_way(index, direction, way);

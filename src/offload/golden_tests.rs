@@ -1,213 +1,15 @@
-//! The programs against packets (BPF_PROG_TEST_RUN): what they send is compared with what the sockets would have, byte
-//! for byte but for the identification.
+//! The programs against packets: what they send is compared with what the sockets would have, byte for byte but for the
+//! identification.
 
 use std::net::{IpAddr, SocketAddr};
 
 use aya::TestRun as _;
 use aya::programs::TestRunOptions;
 
-use super::flow::{Flow, FlowRecord, Hop, Way};
-use super::programs::{Programs, TC, XDP};
+use super::flow::{Flow, FlowRecord, Hop};
+use super::test_bench::*;
 use super::test_packets::{Packet, canonical};
-use super::ways::Direction;
-use crate::address::{ClientAddr, PeerAddr, RelayedAddr, ServerAddr};
-
-const TC_NEXT: u32 = u32::MAX;
-const TC_DROP: u32 = 2;
-const TC_REDIRECT: u32 = 7;
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-const XDP_REDIRECT: u32 = 4;
-
-/// What becomes of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Fate {
-    /// To the sockets, as it came.
-    Passed,
-    Dropped,
-    Sent(Vec<u8>),
-}
-
-/// Both programs over the same maps.
-struct Bench {
-    programs: Programs,
-}
-
-const CHANNEL: u16 = 0x4001;
-const FOREVER: u64 = u64::MAX;
-/// The interface that test runs come in by is loopback.
-const WAY: Way = Way { ifindex: 1, mtu: 1500, to: [2, 0, 0, 0, 0, 9], from: [2, 0, 0, 0, 0, 8] };
-
-impl Bench {
-    fn new() -> Option<Self> {
-        let mut programs = match Programs::load(&[TC, XDP]) {
-            Ok(programs) => programs,
-            Err(error) => {
-                // Without the privilege nothing can be proved here; CI has it.
-                assert!(!is_root(), "root, and yet: {error}");
-                eprintln!("NOT TESTED, the kernel path needs CAP_BPF and CAP_NET_ADMIN: {error}");
-                return None;
-            }
-        };
-        programs.set_way(1, &WAY).unwrap();
-        programs.set_way(2, &Way { mtu: 600, ..WAY }).unwrap();
-        programs.set_way(3, &Way { ifindex: 7, ..WAY }).unwrap();
-        Some(Self { programs })
-    }
-
-    fn with(flows: &[Flow]) -> Option<Self> {
-        let mut bench = Self::new()?;
-        for (index, flow) in flows.iter().enumerate() {
-            bench.programs.insert(index as u32, &FlowRecord::new(flow).unwrap()).unwrap();
-            bench.programs.states.set_deadline(index as u32, FOREVER);
-            bench.set_ways(index as u32, 1, 1);
-        }
-        Some(bench)
-    }
-
-    fn set_ways(&self, index: u32, to_peer: u32, to_client: u32) {
-        self.programs.states.set_way(index, Direction::ToPeer, to_peer);
-        self.programs.states.set_way(index, Direction::ToClient, to_client);
-    }
-
-    fn tc(&mut self, frame: &[u8]) -> Fate {
-        let mut out = vec![0; 4096];
-        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let result = self.programs.tc().unwrap().test_run(options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        fate(result.return_value, [TC_NEXT, TC_DROP, TC_REDIRECT, TC_REDIRECT], frame, out)
-    }
-
-    fn xdp(&mut self, frame: &[u8]) -> Fate {
-        let mut out = vec![0; 4096];
-        // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        let mut context = [0_u8; 24];
-        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
-        context[12..16].copy_from_slice(&1_u32.to_ne_bytes());
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::new()
-        };
-        let result = self.programs.xdp().unwrap().test_run(options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        fate(result.return_value, [XDP_PASS, XDP_DROP, XDP_TX, XDP_REDIRECT], frame, out)
-    }
-
-    /// Asserts that both programs make the same of a packet.
-    fn expect(&mut self, packet: &Packet, expected: &Expected) {
-        let frame = packet.frame();
-        assert_eq!(tidy(self.tc(&frame), false), expected.fate(), "tc, {packet:?}");
-        assert_eq!(tidy(self.xdp(&frame), true), expected.fate(), "XDP, {packet:?}");
-    }
-}
-
-fn is_root() -> bool {
-    // SAFETY: always succeeds and touches no memory.
-    unsafe { libc::geteuid() == 0 }
-}
-
-fn fate(value: u32, [pass, drop, send, redirect]: [u32; 4], before: &[u8], after: Vec<u8>) -> Fate {
-    if value == pass {
-        assert_eq!(before, after, "what is passed on is untouched");
-        Fate::Passed
-    } else if value == drop {
-        Fate::Dropped
-    } else {
-        assert!(value == send || value == redirect, "verdict {value}");
-        Fate::Sent(after)
-    }
-}
-
-/// Checks the Ethernet header of what is sent, and takes away what may differ from one packet to the next.
-fn tidy(fate: Fate, is_xdp: bool) -> Fate {
-    let Fate::Sent(mut frame) = fate else { return fate };
-    if is_xdp {
-        assert_eq!((&frame[..6], &frame[6..12]), (&WAY.to[..], &WAY.from[..]));
-    } else {
-        // The kernel makes it, from what it resolves.
-        let proto = if frame[14] >> 4 == 6 { [0x86, 0xdd] } else { [0x08, 0x00] };
-        frame[12..14].copy_from_slice(&proto);
-    }
-    Fate::Sent(canonical(&frame))
-}
-
-/// What is expected to come out.
-enum Expected {
-    Passed,
-    Dropped,
-    Packet(Packet),
-}
-
-impl Expected {
-    fn fate(&self) -> Fate {
-        match self {
-            Self::Passed => Fate::Passed,
-            Self::Dropped => Fate::Dropped,
-            Self::Packet(packet) => Fate::Sent(canonical(&packet.frame())),
-        }
-    }
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
-fn flow(client: &str, server: &str, relayed: &str, peer: &str) -> Flow {
-    Flow {
-        client: ClientAddr::new(at(client)),
-        server: ServerAddr::new(at(server)),
-        channel: CHANNEL,
-        relayed: RelayedAddr::new(at(relayed)),
-        peer: PeerAddr::new(at(peer)),
-        hop: None,
-    }
-}
-
-const CLIENT4: &str = "198.51.100.7:40000";
-const SERVER4: &str = "203.0.113.4:3478";
-const RELAYED4: &str = "203.0.113.4:50000";
-const PEER4: &str = "192.0.2.99:6000";
-const CLIENT6: &str = "[2001:db8:7::1]:40000";
-const SERVER6: &str = "[2001:db8:4::1]:3478";
-const RELAYED6: &str = "[2001:db8:4::1]:50000";
-const PEER6: &str = "[2001:db8:9::1]:6000";
-
-/// Every pair of families.
-fn flows() -> [Flow; 4] {
-    [
-        flow(CLIENT4, SERVER4, RELAYED4, PEER4),
-        flow(CLIENT6, SERVER6, RELAYED6, PEER6),
-        flow(CLIENT4, SERVER4, RELAYED6, PEER6),
-        flow(CLIENT6, SERVER6, RELAYED4, PEER4),
-    ]
-}
-
-fn channel_data(channel: u16, data: &[u8]) -> Vec<u8> {
-    [&channel.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
-}
-
-/// ChannelData of the flow's client.
-fn from_client(flow: &Flow, data: &[u8]) -> Packet {
-    Packet::new(flow.client.socket_addr(), flow.server.socket_addr(), &channel_data(flow.channel, data))
-}
-
-/// The same, as it has to reach the peer.
-fn at_peer(flow: &Flow, data: &[u8]) -> Packet {
-    let packet = Packet::new(flow.relayed.socket_addr(), flow.peer.socket_addr(), data);
-    Packet { ttl: packet.ttl - 1, ..packet }
-}
-
-fn from_peer(flow: &Flow, data: &[u8]) -> Packet {
-    Packet::new(flow.peer.socket_addr(), flow.relayed.socket_addr(), data)
-}
-
-fn at_client(flow: &Flow, data: &[u8]) -> Packet {
-    let packet = Packet::new(flow.server.socket_addr(), flow.client.socket_addr(), &channel_data(flow.channel, data));
-    Packet { ttl: packet.ttl - 1, ..packet }
-}
+use crate::address::{PeerAddr, RelayedAddr};
 
 #[test]
 fn data_of_a_channel_reaches_the_peer_and_the_client() {
@@ -419,6 +221,7 @@ fn a_removed_flow_is_unknown_and_its_counters_stay() {
     // A flow that has taken its place is not removed with it, and begins at zero.
     bench.programs.insert(1, &record).unwrap();
     bench.programs.states.set_deadline(1, FOREVER);
+    bench.programs.states.set_seen(1, FOREVER, FOREVER);
     bench.set_ways(1, 1, 1);
     bench.programs.remove(0, &record);
     bench.expect(&from_client(&flow, b"data"), &Expected::Packet(at_peer(&flow, b"data")));
@@ -487,6 +290,7 @@ fn counters_read_at_once_are_those_read_one_by_one() {
     for (index, flow) in indices.into_iter().zip(&flows) {
         bench.programs.insert(index, &FlowRecord::new(flow).unwrap()).unwrap();
         bench.programs.states.set_deadline(index, FOREVER);
+        bench.programs.states.set_seen(index, FOREVER, FOREVER);
         bench.set_ways(index, 1, 1);
         let sent = Packet { payload: channel_data(flow.channel, b"data"), ..from_client(flow, b"") };
         bench.expect(&sent, &Expected::Packet(at_peer(flow, b"data")));
@@ -503,4 +307,62 @@ fn counters_read_at_once_are_those_read_one_by_one() {
     for index in indices {
         assert_eq!(bench.programs.traffic(index).packets_to_peer, 2, "{index}");
     }
+}
+
+/// Until a packet from there has been seen, whatever the daemon knows it by, nothing is sent to an end.
+#[test]
+fn an_end_that_has_not_been_seen_is_sent_nothing() {
+    for (flow, is_xdp) in flows().into_iter().flat_map(|flow| [(flow, false), (flow, true)]) {
+        let Some(mut bench) = Bench::with(&[flow]) else { return };
+        bench.programs.states.set_seen(0, 0, 0);
+        let (there, back) = (from_client(&flow, b"there"), from_peer(&flow, b"back"));
+        let (to_peer, to_client) = (at_peer(&flow, b"there"), at_client(&flow, b"back"));
+        let steps = [
+            (&there, Expected::Passed),
+            (&there, Expected::Passed),
+            // The first one from the peer proves the way there, and is itself the sockets'.
+            (&back, Expected::Passed),
+            (&there, Expected::Packet(to_peer.clone())),
+            (&back, Expected::Packet(to_client.clone())),
+            (&there, Expected::Packet(to_peer)),
+            (&back, Expected::Packet(to_client)),
+        ];
+        for (step, (packet, expected)) in steps.into_iter().enumerate() {
+            let frame = packet.frame();
+            let fate = if is_xdp { bench.xdp(&frame) } else { bench.tc(&frame) };
+            assert_eq!(tidy(fate, is_xdp), expected.fate(), "step {step}, {packet:?}");
+        }
+        assert_eq!(bench.programs.traffic(0).packets_to_peer, 2);
+    }
+}
+
+/// What keeps state of a flow on this host sees a packet of each direction before it forgets.
+#[test]
+fn now_and_then_a_packet_goes_by_the_sockets() {
+    let flow = flows()[0];
+    let Some(mut bench) = Bench::with(&[flow]) else { return };
+    for (packet, seen, sent) in [
+        (from_client(&flow, b"data"), (1, FOREVER), at_peer(&flow, b"data")),
+        (from_peer(&flow, b"data"), (FOREVER, 1), at_client(&flow, b"data")),
+    ] {
+        let frame = packet.frame();
+        for _ in 0..3 {
+            bench.programs.states.set_seen(0, seen.0, seen.1);
+            assert_eq!(bench.tc(&frame), Fate::Passed);
+            bench.expect(&packet, &Expected::Packet(sent.clone()));
+        }
+    }
+}
+
+/// Between two clients no interface sees the peers: what counts is the other client.
+#[test]
+fn another_client_is_sent_nothing_before_it_has_been_seen() {
+    let [one, other] = a_call();
+    let Some(mut bench) = Bench::with(&[one, other]) else { return };
+    bench.programs.states.set_seen(0, FOREVER, 0);
+    bench.programs.states.set_seen(1, 0, 0);
+    bench.expect(&from_client(&one, b"there"), &Expected::Passed);
+    assert_eq!(bench.tc(&from_client(&other, b"back").frame()), Fate::Passed);
+    bench.expect(&from_client(&other, b"back"), &Expected::Packet(at_client(&one, b"back")));
+    bench.expect(&from_client(&one, b"there"), &Expected::Packet(at_client(&other, b"there")));
 }

@@ -31,4 +31,6 @@ pub use settings::{Mode, Settings};
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
+mod test_bench;
+#[cfg(test)]
 mod test_packets;

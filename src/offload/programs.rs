@@ -197,6 +197,8 @@ pub(super) struct State {
     deadline: AtomicU64,
     to_peer: AtomicU32,
     to_client: AtomicU32,
+    from_client: AtomicU64,
+    from_peer: AtomicU64,
 }
 
 // SAFETY: the memory is shared with the kernel and holds atomics alone; it is unmapped when the last user is gone.
@@ -236,6 +238,13 @@ impl States {
     /// Carries the flow until then, in nanoseconds of CLOCK_MONOTONIC; 0 is not at all.
     pub(super) fn set_deadline(&self, index: u32, nanos: u64) {
         self.of(index).deadline.store(nanos, Ordering::Release);
+    }
+
+    /// What comes from the client, and from the peer, is carried until then; 0 is until one has been seen.
+    pub(super) fn set_seen(&self, index: u32, from_client: u64, from_peer: u64) {
+        let state = self.of(index);
+        state.from_client.store(from_client, Ordering::Release);
+        state.from_peer.store(from_peer, Ordering::Release);
     }
 
     /// Sends the flow's packets in a direction by this way; 0 is none.

@@ -59,11 +59,13 @@ impl Call {
         self.client.bind_channel(CHANNEL, self.peer.local_addr().unwrap()).unwrap();
     }
 
-    /// Sends until the kernel has carried a packet: flows are made behind the success response.
+    /// Sends both ways until the kernel has carried a packet: flows are made behind the success response, and it has to have
+    /// seen both ends.
     fn until_carried(&mut self, ferryd: &Ferryd) {
         let before = carried(ferryd);
         wait_until("the kernel carries the channel", || {
             self.there(b"probe");
+            self.back(b"probe");
             carried(ferryd) > before
         });
     }

@@ -33,13 +33,16 @@ struct flow {
 	u32 unused;
 };
 
-/* Written by the daemon at any time, each field by one store. */
+/* Each field is written by one store at any time: the first three by the daemon, the others by the programs. */
 struct state {
 	/* CLOCK_MONOTONIC in nanoseconds: the earliest of allocation, permission and channel. */
 	u64 deadline;
 	/* Indices of `ways`; 0 is none. */
 	u32 to_peer;
 	u32 to_client;
+	/* Until then what comes from the client, or from the peer, is carried; 0 until a packet from there has been seen. */
+	u64 from_client;
+	u64 from_peer;
 };
 
 /* A way out of this host, never changed while a flow uses it. */
@@ -68,6 +71,8 @@ enum total {
 	PASSED_NO_WAY,
 	PASSED_TOO_LONG,
 	PASSED_NO_ROOM,
+	PASSED_UNPROVEN,
+	PASSED_SAMPLE,
 	DROPPED_HOP_LIMIT,
 	DROPPED_FAILED,
 	TOTALS,

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 
 from .browser import CHROMIUM
@@ -9,7 +10,7 @@ from .browser_cases import UDP, relayed_call
 from .capture import Capture
 from .cases import Rig, case, require
 from .credentials import time_limited
-from .lab import CLIENT_A, CLIENT_B, CORE, PEER, PEER_V4, PEER_V6, SERVER, SERVER_V4, SERVER_V6, apply_rules
+from .lab import CLIENT_A, CLIENT_B, CORE, PEER, PEER_V4, PEER_V6, SERVER, SERVER_V4, SERVER_V6, apply_rules, ip
 from .process import run_in, wait_until
 from .server import STUN_PORT, Ferryd
 from .turn import Client, udp_socket
@@ -25,6 +26,7 @@ FITS = [0, 1, 2, 3, 5, 160, 1200, 1447, 1448]
 # Around the MTU by one header after the other, and far beyond.
 EDGES = [1449, 1464, 1465, 1468, 1469, 1472, 1473, 4000]
 CALL_PACKETS = 100
+PROBE = b"probe"
 
 
 @contextlib.contextmanager
@@ -54,15 +56,28 @@ def client(family: int, relayed: int, namespace: str = CLIENT_A, local: dict[int
     return Client(namespace, (local or OF_CLIENT)[family], OF_SERVER[family], time_limited("kernel"), relayed)
 
 
-def until_carried(server: Ferryd, send) -> None:
-    """Sends until a packet goes by the kernel: flows are made behind the success response."""
-    before = carried(server, "to_peer")
+def until_carried(server: Ferryd, one: Client, answers) -> int:
+    """Sends and has the other end answer until both ways go by the kernel, which has to have seen both ends.
 
-    def is_carried() -> bool:
-        send()
-        return carried(server, "to_peer") > before
+    Returns how many answers there were."""
+    before = carried(server, "to_peer"), carried(server, "to_client")
+    count = 0
 
-    wait_until(is_carried, 10, "the kernel carries the channel")
+    def are_carried() -> bool:
+        nonlocal count
+        one.send(CHANNEL, PROBE)
+        answers()
+        count += 1
+        return all(carried(server, way) > earlier for way, earlier in zip(("to_peer", "to_client"), before))
+
+    wait_until(are_carried, 10, "the kernel carries the channel")
+    drain(one.socket)
+    return count
+
+
+def answering(peer, one: Client):
+    """What has a peer answer a probe."""
+    return lambda: peer.sendto(PROBE, one.relayed)
 
 
 def drain(*sockets) -> None:
@@ -89,7 +104,7 @@ def the_kernel_carries_every_size_between_all_families(rig: Rig) -> None:
             one = client(family, relayed)
             peer = udp_socket(PEER, OF_PEER[relayed])
             one.bind(CHANNEL, peer.getsockname()[:2])
-            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            probes = until_carried(server, one, answering(peer, one))
             drain(peer)
             before = carried(server, "to_peer"), carried(server, "to_client")
             sent = 0
@@ -105,7 +120,8 @@ def the_kernel_carries_every_size_between_all_families(rig: Rig) -> None:
             require(all(after - earlier >= len(FITS) for earlier, after in zip(before, now)),
                     f"IPv{family} to IPv{relayed}: the kernel carried {before} and then {now} packets")
             one.refresh(0)
-            count = len(FITS) + len(EDGES)
+            count = len(FITS) + len(EDGES) + probes
+            sent += len(PROBE) * probes
             wait_until(lambda: f"packets_to_client={count} bytes_to_client={sent}" in last_record(server), 10,
                        f"the record counts {count} packets and {sent} bytes")
             one.close()
@@ -120,7 +136,7 @@ def the_kernel_lowers_the_hop_limit_and_the_sockets_do_not(rig: Rig) -> None:
             peer = udp_socket(PEER, OF_PEER[family])
             one.bind(CHANNEL, peer.getsockname()[:2])
             if mode != "off":
-                until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+                until_carried(server, one, answering(peer, one))
             drain(peer)
             capture = Capture(CORE, "peer", rig.directory / f"{mode}{family}.pcap", "udp")
             one.send(CHANNEL, b"how far")
@@ -144,7 +160,7 @@ def two_clients_of_the_server_reach_each_other_in_the_kernel(rig: Rig) -> None:
             other = client(other_family, 4, CLIENT_B, OF_OTHER_CLIENT)
             one.bind(CHANNEL, other.relayed)
             other.bind(CHANNEL + 1, one.relayed)
-            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            until_carried(server, one, lambda: other.send(CHANNEL + 1, PROBE))
             drain(other.socket)
             before = carried(server, "to_client")
             for size in FITS:
@@ -170,7 +186,7 @@ def nothing_passes_a_released_allocation_or_a_killed_daemon(rig: Rig) -> None:
             one = client(4, 4)
             peer = udp_socket(PEER, PEER_V4)
             one.bind(CHANNEL, peer.getsockname()[:2])
-            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            until_carried(server, one, answering(peer, one))
             drain(peer)
             if end == "release":
                 one.refresh(0)
@@ -186,7 +202,7 @@ def nothing_passes_a_released_allocation_or_a_killed_daemon(rig: Rig) -> None:
             peer.close()
 
 
-# A host that lets in what its servers are for, and answers.
+# A host that lets in requests, and answers to what it has sent: the relay ports are closed otherwise.
 STATEFUL = """
 table inet stateful {
     chain input {
@@ -195,37 +211,102 @@ table inet stateful {
         ct state established,related accept
         meta l4proto { icmp, ipv6-icmp } accept
         tcp dport { 443, 3478, 5349 } accept
-        udp dport { 3478, 49152-65535 } counter accept
+        udp dport 3478 counter accept
     }
 }
 """
 
 
+# conntrack forgets a flow after so many seconds, a little more than the kernel path keeps its packets from it.
+FORGETS_SECONDS = 17
+
+
 @case
 def a_stateful_firewall_stands_beside_the_kernel_path(rig: Rig) -> None:
     apply_rules(SERVER, STATEFUL)
+    timeouts = ["net.netfilter.nf_conntrack_udp_timeout", "net.netfilter.nf_conntrack_udp_timeout_stream"]
+    before = run_in(SERVER, ["sysctl", "-n", *timeouts]).split()
+    set_all(timeouts, [FORGETS_SECONDS] * 2)
     try:
         with offloaded(rig) as server:
             one = client(4, 4)
             peer = udp_socket(PEER, PEER_V4)
             one.bind(CHANNEL, peer.getsockname()[:2])
-            until_carried(server, lambda: one.send(CHANNEL, b"probe"))
+            # The firewall opens for what the peer answers.
+            one.send(CHANNEL, PROBE)
+            _, source = peer.recvfrom(65536)
+            until_carried(server, one, answering(peer, one))
             drain(peer)
-            before = counted()
+            began = counted()
             for _ in range(CALL_PACKETS):
                 one.send(CHANNEL, b"data")
-                _, source = peer.recvfrom(65536)
+                peer.recv(65536)
                 peer.sendto(b"data", source)
                 require(one.receive() == (CHANNEL, b"data"), "the answer")
+                time.sleep((FORGETS_SECONDS + 3) / CALL_PACKETS)
             # As documented: what the kernel carries is seen by no rule.
-            require(counted() == before, f"the rules counted {counted() - before} packets of the channel")
-            # Beyond the MTU it goes by the sockets, past the rules.
-            one.send(CHANNEL, bytes(3000))
-            require(peer.recv(65536) == bytes(3000), "a large packet")
+            require(counted() == began, f"the rules counted {counted() - began} packets of the channel")
+            # What outgrows the MTU goes by the sockets, and so by the rules, which have not forgotten the call.
+            for size in (1470, 3000):
+                peer.sendto(bytes(size), source)
+                require(one.receive() == (CHANNEL, bytes(size)), f"{size} bytes back")
+                one.send(CHANNEL, bytes(size))
+                require(peer.recv(65536) == bytes(size), f"{size} bytes there")
             one.close()
             peer.close()
     finally:
+        set_all(timeouts, before)
         apply_rules(SERVER, "delete table inet stateful")
+
+
+def set_all(names: list[str], values: list) -> None:
+    run_in(SERVER, ["sysctl", "-q", *(f"{name}={value}" for name, value in zip(names, values))])
+
+
+# What a host does that gives its servers other addresses than they know of.
+OTHER_PORT, OTHER_ADDRESS = 3479, "203.0.113.2"
+HOST_NAT = f"""
+table ip hostnat {{
+    chain prerouting {{
+        type nat hook prerouting priority dstnat
+        udp dport {OTHER_PORT} redirect to :{STUN_PORT}
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat
+        ip daddr {PEER_V4} udp dport 7000 snat to {OTHER_ADDRESS}
+    }}
+}}
+"""
+
+
+@case
+def what_the_host_translates_stays_with_the_sockets(rig: Rig) -> None:
+    ip("-n", SERVER, "addr", "add", f"{OTHER_ADDRESS}/25", "dev", "wan")
+    apply_rules(SERVER, HOST_NAT)
+    try:
+        with offloaded(rig) as server:
+            # The client's side, the peer's side, and neither; what is not translated is carried all the same.
+            for port, peer_port, seen in [(OTHER_PORT, 0, SERVER_V4), (STUN_PORT, 7000, OTHER_ADDRESS),
+                                          (STUN_PORT, 0, SERVER_V4)]:
+                one = Client(CLIENT_A, OF_CLIENT[4], (SERVER_V4, port), time_limited("kernel"), 4)
+                peer = udp_socket(PEER, PEER_V4, peer_port)
+                one.bind(CHANNEL, peer.getsockname()[:2])
+                before = [carried(server, way) for way in ("to_peer", "to_client")]
+                for _ in range(CALL_PACKETS):
+                    one.send(CHANNEL, b"there")
+                    got, source = peer.recvfrom(65536)
+                    require((got, source[0]) == (b"there", seen), f"the peer got {got!r} from {source}")
+                    peer.sendto(b"back", source)
+                    got, source = one.socket.recvfrom(65536)
+                    require(got[4:] == b"back" and source == (SERVER_V4, port), f"the client got {got!r} of {source}")
+                now = [carried(server, way) for way in ("to_peer", "to_client")]
+                is_translated = (port, peer_port) != (STUN_PORT, 0)
+                require((now == before) == is_translated, f"{port} to {peer_port}: carried {before} and then {now}")
+                one.close()
+                peer.close()
+    finally:
+        apply_rules(SERVER, "delete table ip hostnat")
+        ip("-n", SERVER, "addr", "del", f"{OTHER_ADDRESS}/25", "dev", "wan")
 
 
 def counted() -> int:

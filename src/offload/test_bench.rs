@@ -1,0 +1,210 @@
+//! Both programs on the bench (BPF_PROG_TEST_RUN), and packets of flows as they come and as they have to leave.
+
+use std::net::SocketAddr;
+
+use aya::TestRun as _;
+use aya::programs::TestRunOptions;
+
+use super::flow::{Flow, FlowRecord, Way};
+use super::programs::{Programs, TC, XDP};
+use super::test_packets::{Packet, canonical};
+use super::ways::Direction;
+use crate::address::{ClientAddr, PeerAddr, RelayedAddr, ServerAddr};
+
+pub(super) const TC_NEXT: u32 = u32::MAX;
+const TC_DROP: u32 = 2;
+const TC_REDIRECT: u32 = 7;
+const XDP_DROP: u32 = 1;
+pub(super) const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// To the sockets, as it came.
+    Passed,
+    Dropped,
+    Sent(Vec<u8>),
+}
+
+/// Both programs over the same maps.
+pub(super) struct Bench {
+    pub(super) programs: Programs,
+}
+
+pub(super) const CHANNEL: u16 = 0x4001;
+pub(super) const FOREVER: u64 = u64::MAX;
+/// The interface that test runs come in by is loopback.
+pub(super) const WAY: Way = Way { ifindex: 1, mtu: 1500, to: [2, 0, 0, 0, 0, 9], from: [2, 0, 0, 0, 0, 8] };
+
+impl Bench {
+    pub(super) fn new() -> Option<Self> {
+        let mut programs = match Programs::load(&[TC, XDP]) {
+            Ok(programs) => programs,
+            Err(error) => {
+                // Without the privilege nothing can be proved here; CI has it.
+                assert!(!is_root(), "root, and yet: {error}");
+                eprintln!("NOT TESTED, the kernel path needs CAP_BPF and CAP_NET_ADMIN: {error}");
+                return None;
+            }
+        };
+        programs.set_way(1, &WAY).unwrap();
+        programs.set_way(2, &Way { mtu: 600, ..WAY }).unwrap();
+        programs.set_way(3, &Way { ifindex: 7, ..WAY }).unwrap();
+        Some(Self { programs })
+    }
+
+    pub(super) fn with(flows: &[Flow]) -> Option<Self> {
+        let mut bench = Self::new()?;
+        for (index, flow) in flows.iter().enumerate() {
+            bench.programs.insert(index as u32, &FlowRecord::new(flow).unwrap()).unwrap();
+            bench.programs.states.set_deadline(index as u32, FOREVER);
+            bench.programs.states.set_seen(index as u32, FOREVER, FOREVER);
+            bench.set_ways(index as u32, 1, 1);
+        }
+        Some(bench)
+    }
+
+    pub(super) fn set_ways(&self, index: u32, to_peer: u32, to_client: u32) {
+        self.programs.states.set_way(index, Direction::ToPeer, to_peer);
+        self.programs.states.set_way(index, Direction::ToClient, to_client);
+    }
+
+    pub(super) fn tc(&mut self, frame: &[u8]) -> Fate {
+        let mut out = vec![0; 4096];
+        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let result = self.programs.tc().unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        fate(result.return_value, [TC_NEXT, TC_DROP, TC_REDIRECT, TC_REDIRECT], frame, out)
+    }
+
+    pub(super) fn xdp(&mut self, frame: &[u8]) -> Fate {
+        let mut out = vec![0; 4096];
+        // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let mut context = [0_u8; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&1_u32.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let result = self.programs.xdp().unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        fate(result.return_value, [XDP_PASS, XDP_DROP, XDP_TX, XDP_REDIRECT], frame, out)
+    }
+
+    /// Asserts that both programs make the same of a packet.
+    pub(super) fn expect(&mut self, packet: &Packet, expected: &Expected) {
+        let frame = packet.frame();
+        assert_eq!(tidy(self.tc(&frame), false), expected.fate(), "tc, {packet:?}");
+        assert_eq!(tidy(self.xdp(&frame), true), expected.fate(), "XDP, {packet:?}");
+    }
+}
+
+fn is_root() -> bool {
+    // SAFETY: always succeeds and touches no memory.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn fate(value: u32, [pass, drop, send, redirect]: [u32; 4], before: &[u8], after: Vec<u8>) -> Fate {
+    if value == pass {
+        assert_eq!(before, after, "what is passed on is untouched");
+        Fate::Passed
+    } else if value == drop {
+        Fate::Dropped
+    } else {
+        assert!(value == send || value == redirect, "verdict {value}");
+        Fate::Sent(after)
+    }
+}
+
+/// Checks the Ethernet header of what is sent, and takes away what may differ from one packet to the next.
+pub(super) fn tidy(fate: Fate, is_xdp: bool) -> Fate {
+    let Fate::Sent(mut frame) = fate else { return fate };
+    if is_xdp {
+        assert_eq!((&frame[..6], &frame[6..12]), (&WAY.to[..], &WAY.from[..]));
+    } else {
+        // The kernel makes it, from what it resolves.
+        let proto = if frame[14] >> 4 == 6 { [0x86, 0xdd] } else { [0x08, 0x00] };
+        frame[12..14].copy_from_slice(&proto);
+    }
+    Fate::Sent(canonical(&frame))
+}
+
+/// What is expected to come out.
+pub(super) enum Expected {
+    Passed,
+    Dropped,
+    Packet(Packet),
+}
+
+impl Expected {
+    pub(super) fn fate(&self) -> Fate {
+        match self {
+            Self::Passed => Fate::Passed,
+            Self::Dropped => Fate::Dropped,
+            Self::Packet(packet) => Fate::Sent(canonical(&packet.frame())),
+        }
+    }
+}
+
+pub(super) fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+pub(super) fn flow(client: &str, server: &str, relayed: &str, peer: &str) -> Flow {
+    Flow {
+        client: ClientAddr::new(at(client)),
+        server: ServerAddr::new(at(server)),
+        channel: CHANNEL,
+        relayed: RelayedAddr::new(at(relayed)),
+        peer: PeerAddr::new(at(peer)),
+        hop: None,
+    }
+}
+
+pub(super) const CLIENT4: &str = "198.51.100.7:40000";
+pub(super) const SERVER4: &str = "203.0.113.4:3478";
+pub(super) const RELAYED4: &str = "203.0.113.4:50000";
+pub(super) const PEER4: &str = "192.0.2.99:6000";
+pub(super) const CLIENT6: &str = "[2001:db8:7::1]:40000";
+pub(super) const SERVER6: &str = "[2001:db8:4::1]:3478";
+pub(super) const RELAYED6: &str = "[2001:db8:4::1]:50000";
+pub(super) const PEER6: &str = "[2001:db8:9::1]:6000";
+
+/// Every pair of families.
+pub(super) fn flows() -> [Flow; 4] {
+    [
+        flow(CLIENT4, SERVER4, RELAYED4, PEER4),
+        flow(CLIENT6, SERVER6, RELAYED6, PEER6),
+        flow(CLIENT4, SERVER4, RELAYED6, PEER6),
+        flow(CLIENT6, SERVER6, RELAYED4, PEER4),
+    ]
+}
+
+pub(super) fn channel_data(channel: u16, data: &[u8]) -> Vec<u8> {
+    [&channel.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
+}
+
+/// ChannelData of the flow's client.
+pub(super) fn from_client(flow: &Flow, data: &[u8]) -> Packet {
+    Packet::new(flow.client.socket_addr(), flow.server.socket_addr(), &channel_data(flow.channel, data))
+}
+
+/// The same, as it has to reach the peer.
+pub(super) fn at_peer(flow: &Flow, data: &[u8]) -> Packet {
+    let packet = Packet::new(flow.relayed.socket_addr(), flow.peer.socket_addr(), data);
+    Packet { ttl: packet.ttl - 1, ..packet }
+}
+
+pub(super) fn from_peer(flow: &Flow, data: &[u8]) -> Packet {
+    Packet::new(flow.peer.socket_addr(), flow.relayed.socket_addr(), data)
+}
+
+pub(super) fn at_client(flow: &Flow, data: &[u8]) -> Packet {
+    let packet = Packet::new(flow.server.socket_addr(), flow.client.socket_addr(), &channel_data(flow.channel, data));
+    Packet { ttl: packet.ttl - 1, ..packet }
+}
