@@ -31,6 +31,7 @@ use crate::config::{Loaded, Settings, Validity};
 use crate::control::api::Api;
 use crate::control::metrics;
 use crate::control::orders::{ORDERS_MAX, Standing};
+use crate::control::remote::RemoteDoor;
 use crate::net::admission::Admission;
 use crate::net::headroom::keep_back;
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
@@ -77,6 +78,8 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let tls = load_tls(settings)?;
     let workers = worker_count(settings);
     let sockets = Sockets::open(settings, workers)?;
+    let door =
+        settings.admin.remote.as_ref().map(RemoteDoor::new).transpose().map_err(Failure::RemoteDoor)?.map(Arc::new);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(host("start the runtime"))?;
     let (ended, mut endings) = mpsc::unbounded_channel();
@@ -100,8 +103,8 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
         let mut signals = Signals::new().map_err(host("listen to signals"))?;
         let next = Arc::new(AtomicUsize::new(0));
         let sink = Arc::new(crew.sink(&next));
-        let door = Door { tls: tls.clone(), admission: Arc::clone(&admission), sink };
-        let listeners = Listeners::serve(settings, sockets.streams, door)?;
+        let entrance = Door { tls: tls.clone(), admission: Arc::clone(&admission), sink };
+        let listeners = Listeners::serve(settings, sockets.streams, entrance)?;
         let standing = Arc::new(Standing::new(helm::first_words(settings, level, listeners.words(), revoked)));
         let take = crew.snapshots(&admission, tls.as_ref(), &standing, counters);
         if let Some(listener) = sockets.metrics {
@@ -113,17 +116,25 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
             });
         }
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
-        let served = sockets.admin.map(|socket| {
-            let api = Api::new(admin::facts(&loaded), crew.handles.clone(), take, Arc::clone(&standing), orders);
-            admin::serve(socket, api)
-        });
+        let api = Api::new(admin::facts(&loaded), crew.handles.clone(), take, Arc::clone(&standing), orders);
+        let api = Arc::new(api);
+        let served = sockets.admin.map(|socket| admin::serve(socket, Arc::clone(&api)));
         let _admin_place = served.transpose()?;
+        if let (Some(listener), Some(door)) = (sockets.remote_admin, &door) {
+            admin::serve_remote(listener, Arc::clone(door), api)?;
+        }
         info!(workers, "ferryd is ready");
         ready(settings);
         service_manager::ready(&format!("relaying, {workers} workers"));
         tokio::spawn(watchdog(crew.handles.clone()));
-        let helm =
-            Helm::new(Reload { loaded, tls, admission, reopen, listeners }, &crew, standing, level, overlay, store);
+        let helm = Helm::new(
+            Reload { loaded, tls, admission, reopen, listeners, door },
+            &crew,
+            standing,
+            level,
+            overlay,
+            store,
+        );
         helm.steer(&mut signals, ordered, &mut endings).await
     });
     crew.stop();

@@ -8,6 +8,7 @@
 //! - [`auth`]: credentials, long-term keys and nonces.
 //! - [`turn`]: RFC 8656 as a state machine without sockets, clock or randomness of its own.
 //! - [`net`]: sockets and nothing else; `unsafe` lives here.
+//! - [`web`]: HTTP as a client, for webhooks and the verbs.
 //! - [`worker`]: one packet loop per core around a [`turn::Server`].
 //! - [`observe`]: the log and the metrics.
 //! - [`control`]: what operators ask of a running daemon.
@@ -28,4 +29,5 @@ pub mod offload;
 pub mod service_manager;
 pub mod stun;
 pub mod turn;
+pub mod web;
 pub mod worker;

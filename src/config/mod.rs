@@ -183,11 +183,13 @@ fn read(
     let (worker, offload) = read_data_path(root.section("data-path", report), report);
     let metrics = read_metrics(root.section("metrics", report), report);
     let runtime_directory = systemd_directory(environment, "RUNTIME_DIRECTORY");
-    let mut admin = admin::read(root.section("admin", report), runtime_directory, report);
+    let mut admin =
+        admin::read(root.section("admin", report), runtime_directory, tls.first().map(|(files, _)| files), report);
     admin.drain = drain;
     let streams = listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Stream(_)));
     turn.peers.service_ports = streams.map(|listener| listener.address.port()).collect();
     turn.peers.service_ports.extend(metrics.map(|address| address.port()));
+    turn.peers.service_ports.extend(admin.remote.as_ref().map(|remote| remote.address.port()));
     let sessions = sessions::read(root.section("sessions", report), report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.

@@ -1,11 +1,11 @@
 //! `sessions`: where session records go beside the log.
 
-use std::fs;
-
 use super::problem::Report;
 use super::section::Section;
+use super::values::read_token;
 use crate::observe::records::Settings;
-use crate::observe::webhook::{self, Url};
+use crate::observe::webhook;
+use crate::web::Url;
 
 pub(super) fn read(mut section: Section, report: &mut Report) -> Settings {
     let file = section.path("file", report).map(|entry| entry.value);
@@ -14,21 +14,7 @@ pub(super) fn read(mut section: Section, report: &mut Report) -> Settings {
     let authorities = section.path("webhook-ca", report).map(|entry| entry.value);
     let starts = section.truth("starts", report).is_some_and(|entry| entry.value);
     section.finish(report);
-    let token = token.and_then(|entry| match fs::read_to_string(&entry.value) {
-        Ok(text) if !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_graphic()) => {
-            Some(text.trim().to_owned())
-        }
-        Ok(_) => {
-            let remedy = "write the token alone into the file";
-            report.problem(entry.at.problem("the file holds no token", "one line of visible ASCII", remedy));
-            None
-        }
-        Err(error) => {
-            let words = format!("{} cannot be read ({error})", entry.value.display());
-            report.problem(entry.at.problem(words, "a file with a token", "name a file that ferryd's user may read"));
-            None
-        }
-    });
+    let token = token.and_then(|entry| read_token(&entry, report));
     let webhook = url.and_then(|entry| {
         let parsed = Url::parse(&entry.value);
         if parsed.is_none() {
@@ -52,7 +38,7 @@ mod tests {
         std::fs::write(&path, "sesame\n").unwrap();
         let text = |url: &str| format!("[sessions]\nwebhook = \"{url}\"\nwebhook-token-file = \"{}\"", path.display());
         let webhook = load_text(&text("http://127.0.0.1:1/x")).unwrap().settings.sessions.webhook.unwrap();
-        assert_eq!(webhook.token.as_deref(), Some("sesame"));
+        assert_eq!(webhook.token.as_ref().map(|token| token.expose()), Some("sesame"));
         assert!(!format!("{webhook:?}").contains("sesame"), "the token is not shown");
         assert!(problems(&text("billing"))[0].contains("sessions.webhook: no such URL"));
         std::fs::write(&path, "two lines\nof text").unwrap();

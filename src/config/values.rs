@@ -1,9 +1,15 @@
-//! Texts of the configuration that stand for durations and address ranges.
+//! Texts of the configuration that stand for durations, address ranges and tokens.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use super::problem::Report;
+use super::section::Entry;
+use crate::web::Token;
 
 /// Parses `90s`, `10m`, `1h`, `2d` or a number of seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -28,6 +34,23 @@ pub fn duration_words(duration: Duration) -> String {
         }
     }
     format!("{seconds}s")
+}
+
+/// Reads a file that holds a token and nothing else.
+pub(super) fn read_token(entry: &Entry<PathBuf>, report: &mut Report) -> Option<Token> {
+    match fs::read_to_string(&entry.value).map(|text| Token::parse(&text)) {
+        Ok(Some(token)) => Some(token),
+        Ok(None) => {
+            let remedy = "write the token alone into the file";
+            report.problem(entry.at.problem("the file holds no token", "one line of visible ASCII", remedy));
+            None
+        }
+        Err(error) => {
+            let words = format!("{} cannot be read ({error})", entry.value.display());
+            report.problem(entry.at.problem(words, "a file with a token", "name a file that ferryd's user may read"));
+            None
+        }
+    }
 }
 
 /// Why a text is not a range of addresses.

@@ -8,12 +8,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::metrics::TakeSnapshot;
 use super::orders::{Order, Standing};
+use super::remote::{self, RemoteDoor};
 use super::workers::{Listing, Silent, Sort, Workers};
 use super::{operate, revoke, wire};
 use crate::address::Family;
@@ -81,11 +82,25 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Api>>)> {
     ]
 }
 
-/// Serves the API until dropped.
+/// Serves the API on a socket of this host until dropped.
 pub async fn serve(listener: tokio::net::UnixListener, api: Arc<Api>) -> std::io::Result<()> {
+    axum::serve(listener, router(api)).await
+}
+
+/// Serves the API to other hosts until dropped: to those alone who have shown what the door asks for.
+pub async fn serve_remote(
+    listener: tokio::net::TcpListener,
+    door: Arc<RemoteDoor>,
+    api: Arc<Api>,
+) -> std::io::Result<()> {
+    let checked = middleware::from_fn_with_state(Arc::clone(&door), remote::check);
+    axum::serve(remote::Arrivals::of(listener, door), router(api).layer(checked)).await
+}
+
+fn router(api: Arc<Api>) -> Router {
     let router = routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     let router = router.fallback(async || Refusal::new(StatusCode::NOT_FOUND, "there is nothing here"));
-    axum::serve(listener, router.with_state(api)).await
+    router.with_state(api)
 }
 
 /// An answer that something was not done.

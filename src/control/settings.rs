@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::remote;
 use crate::turn::Redirect;
 
 /// The runtime directory of the unit, in which the verbs look for the socket unless another one is named.
@@ -17,6 +18,8 @@ pub struct Settings {
     /// Lets the group of the socket in, beside its owner and root: mode 0660 in place of 0600.
     pub group_access: bool,
     pub drain: Drain,
+    /// For other hosts, beside the socket.
+    pub remote: Option<remote::Settings>,
     /// What the service manager has made for this process, or the usual one where it is there.
     pub runtime_directory: Option<PathBuf>,
 }

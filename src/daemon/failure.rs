@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::Sources;
+use crate::control::remote::DoorError;
 use crate::net::inherited::InheritError;
 use crate::net::socket::OpenError;
 use crate::net::tls::TlsError;
@@ -16,6 +17,8 @@ pub(super) enum Failure {
     Inherited(InheritError),
     Metrics(OpenError),
     Admin { socket: PathBuf, source: io::Error },
+    RemoteAdmin(OpenError),
+    RemoteDoor(DoorError),
     Records { source: io::Error },
     Revocations { file: PathBuf, source: io::Error },
     Tls(TlsError),
@@ -35,6 +38,10 @@ impl fmt::Display for Failure {
                  ferryd runs as; name another one, or \"off\"",
                 socket.display()
             ),
+            Self::RemoteAdmin(error) => {
+                write!(f, "admin.address: {error}, expected a free port; {}", error.remedy())
+            }
+            Self::RemoteDoor(error) => write!(f, "admin.address: cannot be served: {error}"),
             Self::Records { source } => write!(
                 f,
                 "sessions: records cannot be written ({source}), expected a file in a directory that belongs to the user \
@@ -61,7 +68,13 @@ impl Failure {
             Self::Listener(_) if sources.variables.iter().any(|name| name == "FERRYD_LISTENER") => {
                 Some("environment variable FERRYD_LISTENER".to_owned())
             }
-            Self::Listener(_) | Self::Metrics(_) | Self::Admin { .. } | Self::Records { .. } | Self::Tls(_) => file(),
+            Self::Listener(_)
+            | Self::Metrics(_)
+            | Self::Admin { .. }
+            | Self::RemoteAdmin(_)
+            | Self::RemoteDoor(_)
+            | Self::Records { .. }
+            | Self::Tls(_) => file(),
             Self::Inherited(_) | Self::Host { .. } | Self::Revocations { .. } | Self::WorkerEnded(_) => None,
         };
         place.map_or_else(|| self.to_string(), |place| format!("{place}: {self}"))

@@ -97,6 +97,7 @@ impl<'a> Helm<'a> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let drained = self.drain.is_some();
             let course = tokio::select! {
                 signal = signals.next() => self.obey(signal),
                 Some(order) = orders.recv() => self.carry_out(order),
@@ -107,6 +108,10 @@ impl<'a> Helm<'a> {
                 () = addresses.change() => self.follow_addresses(),
                 Some(worker) = endings.recv() => return Err(Failure::WorkerEnded(worker)),
             };
+            if self.drain.is_some() && !drained {
+                // Whoever asked for it is answered before an empty daemon stops.
+                look.reset();
+            }
             if course == Course::Stop {
                 service_manager::stopping("ending allocations");
                 return Ok(());

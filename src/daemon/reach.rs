@@ -34,13 +34,19 @@ pub(super) struct Sockets {
     pub(super) streams: Vec<(Listener, TcpListener)>,
     pub(super) metrics: Option<TcpListener>,
     pub(super) admin: Option<admin::Socket>,
+    pub(super) remote_admin: Option<TcpListener>,
 }
 
 impl Sockets {
     pub(super) fn open(settings: &Settings, workers: usize) -> Result<Self, Failure> {
         let mut inherited = Inherited::of_this_process().map_err(Failure::Inherited)?;
-        let mut sockets =
-            Self { udp: (0..workers).map(|_| Vec::new()).collect(), streams: Vec::new(), metrics: None, admin: None };
+        let mut sockets = Self {
+            udp: (0..workers).map(|_| Vec::new()).collect(),
+            streams: Vec::new(),
+            metrics: None,
+            admin: None,
+            remote_admin: None,
+        };
         for listener in &settings.listeners {
             match listener.kind {
                 ListenerKind::Udp(accept) => {
@@ -68,6 +74,9 @@ impl Sockets {
             sockets.metrics = Some(open_tcp_listener(address, BACKLOG).map_err(Failure::Metrics)?);
         }
         sockets.admin = admin::open(&settings.admin)?;
+        if let Some(remote) = &settings.admin.remote {
+            sockets.remote_admin = Some(open_tcp_listener(remote.address, BACKLOG).map_err(Failure::RemoteAdmin)?);
+        }
         Ok(sockets)
     }
 }

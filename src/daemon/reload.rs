@@ -9,6 +9,7 @@ use super::reach::Listeners;
 use super::{Overlay, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
 use crate::control;
+use crate::control::remote::RemoteDoor;
 use crate::control::wire::Reloaded;
 use crate::net::admission::Admission;
 use crate::net::tls::{TlsAcceptConfig, TlsSettings};
@@ -26,6 +27,8 @@ pub(super) struct Reload {
     pub(super) admission: Arc<Admission>,
     pub(super) reopen: Reopen,
     pub(super) listeners: Listeners,
+    /// Where other hosts are let in to the admin API.
+    pub(super) door: Option<Arc<RemoteDoor>>,
 }
 
 impl Reload {
@@ -88,6 +91,12 @@ impl Reload {
             }
             changed.push("certificates".to_owned());
         }
+        if let (Some(door), Some(remote)) = (&self.door, &new.admin.remote)
+            && let Err(error) = door.replace(remote)
+        {
+            // Checked a moment ago: somebody has replaced a file meanwhile.
+            warn!(%error, "the admin API asks of other hosts what it did before");
+        }
         let mut note = |name, differs: bool| changed.extend(differs.then(|| String::from(name)));
         let ports = (old.turn.peers.listener_ports.clone(), old.turn.peers.service_ports.clone());
         (new.turn.peers.listener_ports, new.turn.peers.service_ports) = ports;
@@ -95,6 +104,7 @@ impl Reload {
         note("relay and peer policy", new.turn != old.turn);
         note("limits on connections", new.accept != old.accept);
         note("log level", new.log.level != old.log.level);
+        note("who may use the admin API", new.admin.remote != old.admin.remote);
         note("drain", new.admin.drain != old.admin.drain);
         changed.extend(self.listeners.apply(crew, &new.listeners, prepared));
         self.admission.set_limits(new.accept);
@@ -117,6 +127,8 @@ impl Reload {
         settings.turn.peers.listener_ports = self.listeners.udp_ports();
         settings.turn.peers.service_ports = self.listeners.stream_ports();
         settings.turn.peers.service_ports.extend(settings.metrics.map(|address| address.port()));
+        let remote = settings.admin.remote.as_ref().map(|remote| remote.address.port());
+        settings.turn.peers.service_ports.extend(remote);
     }
 }
 
@@ -134,7 +146,8 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     keep("tls (on or off)", new.tls.is_empty() != old.tls.is_empty());
     keep("watch-files", new.watch != old.watch);
     keep("log.format", new.log.format != old.log.format);
-    let socket = |settings: &Settings| (settings.admin.served(), settings.admin.group_access);
+    let remote = |settings: &Settings| settings.admin.remote.as_ref().map(|remote| remote.address);
+    let socket = |settings: &Settings| (settings.admin.served(), settings.admin.group_access, remote(settings));
     keep("sessions", new.sessions != old.sessions);
     keep("admin", socket(new) != socket(old));
     // What answers TLS, and what the alternate addresses are, is decided at the start.
@@ -155,7 +168,10 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     new.log.format = old.log.format;
     new.sessions.clone_from(&old.sessions);
     new.watch = old.watch;
-    let drain = std::mem::take(&mut new.admin.drain);
-    new.admin = control::settings::Settings { drain, ..old.admin.clone() };
+    // The files of a door that stays where it is are read again.
+    let same_door = remote(new) == remote(old);
+    let admin = std::mem::take(&mut new.admin);
+    let remote = if same_door { admin.remote } else { old.admin.remote.clone() };
+    new.admin = control::settings::Settings { drain: admin.drain, remote, ..old.admin.clone() };
     kept
 }

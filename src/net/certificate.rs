@@ -205,7 +205,7 @@ pub fn examine(files: &CertificateFiles) -> Result<CertificateContent, Vec<TlsEr
 /// Loads what [`examine`] would accept; the error is the first problem.
 ///
 /// An expired certificate loads: it is the caller's error in the log, not an outage.
-pub(super) fn load_pair(
+pub fn load_pair(
     files: &CertificateFiles,
     provider: &CryptoProvider,
 ) -> Result<(CertificateContent, CertifiedKey), TlsError> {

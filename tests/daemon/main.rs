@@ -40,6 +40,7 @@ mod proxy;
 mod records;
 mod relaying;
 mod reload;
+mod remote_admin;
 mod revoke;
 mod secrecy;
 mod service_manager;

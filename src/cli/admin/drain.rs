@@ -70,7 +70,10 @@ pub(in super::super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitC
     });
     let begun = connection.show(file, ("POST", "/v1/drain", Some(&body)), words);
     if begun == ExitCode::SUCCESS && arguments.wait {
-        return wait(&connection.client(file));
+        return match connection.client(file) {
+            Ok(client) => wait(&client),
+            Err(error) => told(Err(error)),
+        };
     }
     begun
 }

@@ -22,7 +22,10 @@ pub(in super::super) struct Arguments {
 
 /// Fails when one of them was not there.
 pub(in super::super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
-    let client = arguments.connection.client(file);
+    let client = match arguments.connection.client(file) {
+        Ok(client) => client,
+        Err(error) => return told(Err(error)),
+    };
     let body = json!({ "ids": arguments.ids });
     let answered = client.request("POST", "/v1/sessions/evict", Some(&body)).and_then(|answer: Value| {
         let evicted: Evicted = client.read(answer.clone())?;

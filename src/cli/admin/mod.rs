@@ -11,33 +11,107 @@ pub(super) mod sessions;
 pub(super) mod status;
 pub(super) mod top;
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::config::{self, HostFacts};
 use crate::control::client::{Client, ClientError};
+use crate::web::{self, Endpoint, Token, Url};
 
 /// How the daemon is reached, and how its answer is printed.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Connection {
-    /// The daemon's admin socket; without it that of the configuration, else /run/ferryd/admin.sock
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
 
     /// Print the daemon's answer as JSON, as docs/openapi.json describes it
     #[arg(long)]
     json: bool,
 }
 
+/// How the daemon is reached.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Reach {
+    /// The daemon's admin socket; without it that of the configuration, else /run/ferryd/admin.sock
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    socket: Option<PathBuf>,
+
+    /// A daemon on another host, by its admin.address
+    #[arg(long, value_name = "https://HOST:PORT", value_parser = admin_url)]
+    admin: Option<Url>,
+
+    /// The token that its admin.token-file holds
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    token_file: Option<PathBuf>,
+
+    /// Trust the certificates of this PEM file in place of the system's
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    ca: Option<PathBuf>,
+
+    /// A certificate of an authority in its admin.client-ca, with --key
+    #[arg(long, value_name = "FILE", requires_all = ["admin", "key"])]
+    certificate: Option<PathBuf>,
+
+    /// The key of --certificate
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+fn admin_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).filter(|url| url.is_tls && url.path == "/");
+    url.ok_or_else(|| "expected a URL such as https://turn1.example.org:9642".to_owned())
+}
+
+impl Reach {
+    fn client(&self, file: Option<&Path>) -> Result<Client, ClientError> {
+        let Some(url) = &self.admin else {
+            return Ok(Client::new(&self.socket.clone().unwrap_or_else(|| configured(file))));
+        };
+        let endpoint = self.token().and_then(|token| Endpoint::new(url.clone(), token, || self.tls()));
+        let door = format!("https://{}:{}", url.host, url.port);
+        endpoint.map(Client::remote).map_err(|source| ClientError::Unreachable { door, source })
+    }
+
+    fn token(&self) -> io::Result<Option<Token>> {
+        let Some(file) = &self.token_file else { return Ok(None) };
+        let text = fs::read_to_string(file).map_err(naming(file))?;
+        Ok(Some(Token::parse(&text).ok_or_else(|| io::Error::other(format!("{} holds no token", file.display())))?))
+    }
+
+    fn tls(&self) -> io::Result<Arc<ClientConfig>> {
+        let authorities = match &self.ca {
+            Some(file) => web::authorities(Some(file)).map_err(naming(file))?,
+            None => web::authorities(None)?,
+        };
+        let identity = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((
+                web::certificates(certificate).map_err(naming(certificate))?,
+                web::key(key).map_err(naming(key))?,
+            )),
+            _ => None,
+        };
+        web::client_config(authorities, identity)
+    }
+}
+
+fn naming(file: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+}
+
 impl Connection {
-    fn client(&self, file: Option<&Path>) -> Client {
-        Client::new(&self.socket.clone().unwrap_or_else(|| configured(file)))
+    fn client(&self, file: Option<&Path>) -> Result<Client, ClientError> {
+        self.reach.client(file)
     }
 
     /// Asks, and prints the answer as JSON or by `words`.
@@ -47,10 +121,9 @@ impl Connection {
         (method, path, body): (&str, &str, Option<&Value>),
         words: impl FnOnce(T) -> String,
     ) -> ExitCode {
-        let client = self.client(file);
-        let answered = client.request(method, path, body).and_then(|answer| match self.json {
-            true => Ok(format!("{answer:#}\n")),
-            false => client.read(answer).map(words),
+        let answered = self.client(file).and_then(|client| {
+            let answer = client.request(method, path, body)?;
+            if self.json { Ok(format!("{answer:#}\n")) } else { client.read(answer).map(words) }
         });
         told(answered)
     }

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::super::table::{Table, bytes, duration};
-use super::{Connection, age, told};
+use super::{Reach, age, told};
 use crate::config::parse_duration;
 use crate::control::client::{Client, ClientError};
 use crate::control::wire::{Session, Sessions, Status};
@@ -29,9 +29,8 @@ pub(in super::super) struct Arguments {
     #[arg(long, value_name = "LOOKS")]
     count: Option<u64>,
 
-    /// The daemon's admin socket; without it that of the configuration, else /run/ferryd/admin.sock
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Among these, which have had the most bytes so far, the busiest are looked for.
@@ -51,8 +50,10 @@ struct Look {
 }
 
 pub(in super::super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
-    let connection = Connection { socket: arguments.socket.clone(), json: false };
-    let client = connection.client(file);
+    let client = match arguments.reach.client(file) {
+        Ok(client) => client,
+        Err(error) => return told(Err(error)),
+    };
     let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
     let mut before: Option<Look> = None;
     let mut looks = 0;

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -20,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::STEP_TIMEOUT;
 use super::words::Failure;
 use crate::net::certificate::CertificateContent;
+use crate::web::certificates;
 
 const STEP: &str = "tls";
 
@@ -53,13 +53,9 @@ impl Trust {
 fn roots_of_file(file: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Failure> {
     let failure = |words: String| Failure::new(STEP, format!("{}: {words}", file.display()));
     let mut roots = RootCertStore::empty();
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let named = read.map_err(|error| failure(error.to_string()))?;
+    let named = certificates(file).map_err(|error| failure(error.to_string()))?;
     for certificate in &named {
         roots.add(certificate.clone()).map_err(|error| failure(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(failure("holds no PEM certificate".to_owned()));
     }
     Ok((roots, named))
 }

@@ -1,0 +1,233 @@
+//! The admin API for other hosts: TLS always, and beside it a token, a certificate of the client's, or both.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::SingleCertAndKey;
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use super::api::Refusal;
+use crate::net::certificate::{CertificateFiles, load_pair};
+use crate::web::{self, Token};
+
+/// Connections at a time, handshakes included: some operators and some scripts.
+const CONNECTIONS_MAX: usize = 64;
+/// For the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For everything that a connection is for. The verbs make one for each request, and wait as long.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// After an `accept` that failed for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What an operator decides about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub address: SocketAddr,
+    pub certificate: CertificateFiles,
+    pub access: Access,
+}
+
+/// Who is let in; one of the two is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Who knows this.
+    pub token: Option<Token>,
+    /// Who has a certificate of these authorities.
+    pub client_authorities: Option<PathBuf>,
+}
+
+/// Why nobody can be let in.
+#[derive(Debug)]
+pub struct DoorError(String);
+
+impl fmt::Display for DoorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is asked of clients; a reload puts another in its place.
+#[derive(Debug)]
+pub struct RemoteDoor(RwLock<Lock>);
+
+#[derive(Clone, Debug)]
+struct Lock {
+    tls: Arc<ServerConfig>,
+    token: Option<Token>,
+}
+
+impl RemoteDoor {
+    pub fn new(settings: &Settings) -> Result<Self, DoorError> {
+        Ok(Self(RwLock::new(Lock::new(settings)?)))
+    }
+
+    /// Asks for this from now on; on an error for what it did before.
+    pub fn replace(&self, settings: &Settings) -> Result<(), DoorError> {
+        let lock = Lock::new(settings)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = lock;
+        Ok(())
+    }
+
+    fn lock(&self) -> Lock {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Lock {
+    fn new(settings: &Settings) -> Result<Self, DoorError> {
+        let failure = |error: &dyn fmt::Display| DoorError(error.to_string());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let (_, key) = load_pair(&settings.certificate, &provider).map_err(|error| failure(&error))?;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failure(&error))?;
+        let Access { token, client_authorities } = &settings.access;
+        let builder = match client_authorities {
+            None if token.is_none() => return Err(DoorError("neither a token nor authorities of clients".to_owned())),
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let named = |error: &dyn fmt::Display| DoorError(format!("{}: {error}", file.display()));
+                let roots = web::authorities(Some(file)).map_err(|error| named(&error))?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| named(&error))?)
+            }
+        };
+        let tls = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        Ok(Self { tls: Arc::new(tls), token: token.clone() })
+    }
+}
+
+/// Lets a request pass that brings the token, where one is asked for. Nothing of another one is read.
+pub(super) async fn check(State(door): State<Arc<RemoteDoor>>, request: Request, next: Next) -> Response {
+    let Some(token) = door.lock().token else { return next.run(request).await };
+    let brought = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let brought = brought.and_then(|value| value.split_once(' '));
+    let is_it = brought.is_some_and(|(scheme, brought)| {
+        scheme.eq_ignore_ascii_case("bearer") && bool::from(brought.trim().as_bytes().ct_eq(token.expose().as_bytes()))
+    });
+    if is_it {
+        return next.run(request).await;
+    }
+    debug!("a request to the admin API without its token");
+    let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "the admin API of this server asks for its token");
+    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
+}
+
+/// Connections whose handshake is done.
+pub(super) struct Arrivals {
+    established: mpsc::Receiver<(Bounded, SocketAddr)>,
+    address: SocketAddr,
+}
+
+impl Arrivals {
+    /// Accepts until dropped; a handshake keeps no other one waiting.
+    pub(super) fn of(listener: TcpListener, door: Arc<RemoteDoor>) -> Self {
+        let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+        let (to, established) = mpsc::channel(1);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        tokio::spawn(async move {
+            // A closed semaphore cannot be: nobody closes it.
+            while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+                tokio::select! {
+                    () = to.closed() => return,
+                    accepted = listener.accept() => match accepted {
+                        Ok((stream, from)) => {
+                            let (door, to) = (Arc::clone(&door), to.clone());
+                            tokio::spawn(async move {
+                                match timeout(HANDSHAKE, TlsAcceptor::from(door.lock().tls).accept(stream)).await {
+                                    Ok(Ok(stream)) => _ = to.send((Bounded::new(stream, place), from)).await,
+                                    Ok(Err(error)) => debug!(%error, client = %from, "no handshake for the admin API"),
+                                    Err(_) => debug!(client = %from, "no handshake for the admin API in time"),
+                                }
+                            });
+                        }
+                        Err(error) => {
+                            debug!(%error, "cannot accept for the admin API, trying again");
+                            sleep(PAUSE).await;
+                        }
+                    },
+                }
+            }
+        });
+        Self { established, address }
+    }
+}
+
+impl axum::serve::Listener for Arrivals {
+    type Io = Bounded;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Bounded, SocketAddr) {
+        match self.established.recv().await {
+            Some(established) => established,
+            // Whoever accepts has panicked.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+/// A connection that ends by itself, and then gives its place to another.
+pub(super) struct Bounded {
+    stream: TlsStream<TcpStream>,
+    end: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Bounded {
+    fn new(stream: TlsStream<TcpStream>, place: OwnedSemaphorePermit) -> Self {
+        Self { stream, end: Box::pin(sleep(LIFETIME)), _place: place }
+    }
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,148 @@
+//! The admin API for other hosts: over TLS, to who brings a token or a certificate.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls::{ClientConnection, StreamOwned};
+use serde_json::Value;
+
+use crate::admin::call;
+use crate::certificate::Certificate;
+use crate::client::Client;
+use crate::ferryd::{Config, Ended, Ferryd, refused, run};
+use crate::{PATIENCE, place, wait_until};
+
+const TOKEN: &str = "3q2XwTz8LkVb6Yp0RmUe4NcHs7GdFjAa";
+
+fn token(config: &mut Config, text: &str) {
+    let file = config.directory.join("token");
+    fs::write(&file, text).unwrap();
+    config.text("admin.token-file", file.display());
+}
+
+fn remote(config: &mut Config) {
+    Certificate::configured(config);
+    config.text("admin.address", SocketAddr::from((config.ip, place::free_port())));
+    config.text("admin.socket", "off");
+    // The name in the certificate.
+    config.text("admin.address", config.get("admin.address").replace(&config.ip.to_string(), "127.0.0.1"));
+}
+
+fn address(ferryd: &Ferryd) -> SocketAddr {
+    ferryd.config.get("admin.address").parse().unwrap()
+}
+
+/// A verb on another host: nothing but the URL and files.
+fn verb(ferryd: &Ferryd, arguments: &[&str], access: &[&str]) -> Ended {
+    let url = format!("https://localhost:{}", address(ferryd).port());
+    let ca = ferryd.config.directory.join("ferryd.pem");
+    run(&[arguments, &["--admin", &url, "--ca", ca.to_str().unwrap()], access].concat())
+}
+
+#[test]
+fn every_verb_works_from_elsewhere_by_a_token() {
+    let ferryd = Ferryd::start(|config| {
+        remote(config);
+        token(config, TOKEN);
+    });
+    let file = ferryd.config.directory.join("token");
+    let access = ["--token-file", file.to_str().unwrap()];
+    let (mut client, _peer) = call(Client::udp(ferryd.address()));
+    let shown = verb(&ferryd, &["sessions", "--json"], &access);
+    let sessions: Value = serde_json::from_str(&shown.expect_success().stdout).unwrap();
+    let id = sessions["sessions"][0]["id"].as_str().unwrap();
+    for arguments in [&["status"][..], &["session", id], &["limits"], &["reload"], &["top", "--count", "1"]] {
+        verb(&ferryd, arguments, &access).expect_success();
+    }
+    verb(&ferryd, &["evict", id], &access).expect_success();
+    assert_eq!(client.refresh(600), Err(437));
+    verb(&ferryd, &["revoke", "alice"], &access).expect_success();
+    assert_eq!(Client::udp(ferryd.address()).try_allocate(), Err(403));
+    verb(&ferryd, &["log-level", "debug"], &access).expect_success();
+    verb(&ferryd, &["drain"], &access).expect_success();
+    ferryd.ended().expect_success();
+}
+
+#[test]
+fn nobody_is_let_in_without_what_is_asked_for() {
+    let mut ferryd = Ferryd::start(|config| {
+        remote(config);
+        token(config, TOKEN);
+    });
+    let wrong = ferryd.config.directory.join("wrong");
+    fs::write(&wrong, format!("{TOKEN}x")).unwrap();
+    verb(&ferryd, &["status"], &[]).expect_failure(1, &["asks for its token"]);
+    let access = ["--token-file", wrong.to_str().unwrap()];
+    verb(&ferryd, &["status"], &access).expect_failure(1, &["asks for its token"]);
+    // Neither the document nor a path that is not there is an exception, nor is plain HTTP an answer.
+    let config = Arc::new(Certificate::of(&ferryd.config).client_config());
+    for path in ["/v1/openapi.json", "/nothing"] {
+        let stream = TcpStream::connect(address(&ferryd)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let session = ClientConnection::new(Arc::clone(&config), "localhost".try_into().unwrap()).unwrap();
+        let mut tls = StreamOwned::new(session, stream);
+        write!(tls, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        tls.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 401", "{path}");
+    }
+    let mut plain = TcpStream::connect(address(&ferryd)).unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    plain.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    // Connections that say nothing keep nobody out.
+    let _idle: Vec<_> = (0..50).map(|_| TcpStream::connect(address(&ferryd)).unwrap()).collect();
+    let token_file = ferryd.config.directory.join("token");
+    let access = ["--token-file", token_file.to_str().unwrap()];
+    verb(&ferryd, &["status"], &access).expect_success();
+    // A token that was replaced is asked for from the reload on, and the old one is worth nothing.
+    fs::copy(&token_file, &wrong).unwrap();
+    ferryd.reload(|config| token(config, &TOKEN.chars().rev().collect::<String>()));
+    verb(&ferryd, &["status"], &access).expect_success();
+    verb(&ferryd, &["status"], &["--token-file", wrong.to_str().unwrap()]).expect_failure(1, &["asks for its token"]);
+}
+
+#[test]
+fn a_certificate_lets_in_and_both_together_ask_for_both() {
+    let mut ferryd = Ferryd::start(|config| {
+        remote(config);
+        let operator = Certificate::new(&config.directory.clone(), "operator");
+        config.text("admin.client-ca", operator.certificate.display());
+    });
+    let operator = Certificate::at(&ferryd.config.directory, "operator");
+    let stranger = Certificate::new(&ferryd.config.directory, "stranger");
+    let shown = |certificate: &Certificate| {
+        let [certificate, key] = [&certificate.certificate, &certificate.key].map(|path| path.display().to_string());
+        ["--certificate".to_owned(), certificate, "--key".to_owned(), key]
+    };
+    let with = |ferryd: &Ferryd, access: &[String]| {
+        verb(ferryd, &["status"], &access.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    with(&ferryd, &shown(&operator)).expect_success();
+    with(&ferryd, &shown(&stranger)).expect_failure(1, &["cannot be reached"]);
+    with(&ferryd, &[]).expect_failure(1, &["cannot be reached"]);
+    ferryd.reload(|config| token(config, TOKEN));
+    with(&ferryd, &shown(&operator)).expect_failure(1, &["asks for its token"]);
+    let file = ferryd.config.directory.join("token").display().to_string();
+    let both = [&shown(&operator)[..], &["--token-file".to_owned(), file]].concat();
+    wait_until("both to be enough", || with(&ferryd, &both).status.success());
+    // The name of the server is looked at as well.
+    let url = format!("https://127.0.0.1:{}", address(&ferryd).port());
+    let ca = ferryd.config.directory.join("ferryd.pem");
+    let ended = run(&["status", "--admin", &url, "--ca", ca.to_str().unwrap()]);
+    ended.expect_failure(1, &["cannot be reached", "certificate"]);
+}
+
+#[test]
+fn it_is_not_served_to_everybody() {
+    let ended = refused(|config| {
+        Certificate::configured(config);
+        config.text("admin.address", "127.0.0.1:9642");
+    });
+    ended.expect_failure(78, &["admin.address: other hosts are let in, and nothing is asked of them"]);
+    run(&["status", "--admin", "http://localhost:9642"]).expect_failure(2, &["expected a URL such as https://"]);
+}
