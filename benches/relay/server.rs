@@ -63,6 +63,14 @@ impl Candidate {
     }
 }
 
+/// Those of `options` that this coturn has: later ones have left out what has become their default.
+fn known(binary: &Path, options: &[&'static str]) -> Result<Vec<&'static str>> {
+    let output = Command::new(binary).arg("--help").output();
+    let output = output.doing(format_args!("run {} --help", binary.display()))?;
+    let help = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Ok(options.iter().copied().filter(|option| help.split_whitespace().any(|word| word == *option)).collect())
+}
+
 impl Kind {
     fn version(&self) -> Result<String> {
         let binary = match self {
@@ -90,7 +98,8 @@ impl Kind {
             }
             Self::Coturn { binary, threads } => {
                 command = Command::new(binary);
-                command.args(["-n", "--no-cli", "--allow-loopback-peers", "-a", "--no-dtls", "--no-rfc5780"]);
+                command.args(["-n", "--allow-loopback-peers", "-a"]);
+                command.args(known(binary, &["--no-cli", "--no-dtls", "--no-rfc5780"])?);
                 command.args(["-u", &format!("{USER}:{PASSWORD}"), "-r", REALM, "-m", &threads.to_string()]);
                 command.args(["-L", &SERVER_IP.to_string(), "-E", &SERVER_IP.to_string()]);
                 command.args(["-p", &ports.plain.to_string(), "--tls-listening-port", &ports.tls.to_string()]);
