@@ -4,11 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::welcome;
 use crate::config::{Loaded, StateAccess};
 use crate::daemon;
+use crate::net::secrecy::forbid_dumps;
 use crate::observe::logs::{self, Level};
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -27,12 +28,17 @@ impl Arguments {
 }
 
 pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
+    // Before the first secret is read.
+    let forbidden = forbid_dumps();
     let loaded = match super::load(file, StateAccess::Create) {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
     let settings = loaded.settings.log;
     logs::start(logs::Settings { level: arguments.log_level.unwrap_or(settings.level), ..settings });
+    if let Err(error) = forbidden {
+        warn!(%error, "core dumps cannot be forbidden: they would show secrets");
+    }
     tell(&loaded);
     let greeting = welcome::Greeting::of(&loaded);
     daemon::run(loaded, arguments.log_level, |settings| {

@@ -96,7 +96,7 @@ impl Lock {
     fn new(settings: &Settings) -> Result<Self, DoorError> {
         let failure = |error: &dyn fmt::Display| DoorError(error.to_string());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let (_, key) = load_pair(&settings.certificate, &provider).map_err(|error| failure(&error))?;
+        let (_, key) = load_pair(&settings.certificate).map_err(|error| failure(&error))?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| failure(&error))?;

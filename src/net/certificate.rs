@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
@@ -194,7 +196,7 @@ impl std::error::Error for TlsError {
 /// Errors: the problems of both files, those of the certificate first; never none. An expired certificate is none of
 /// them.
 pub fn examine(files: &CertificateFiles) -> Result<CertificateContent, Vec<TlsError>> {
-    match (read_certificate(&files.certificate), read_key(&files.key, &aws_lc_rs::default_provider())) {
+    match (read_certificate(&files.certificate), read_key(&files.key)) {
         (Ok(certificate), Ok(key)) => {
             join(files, certificate, key).map(|(content, _)| content).map_err(|error| vec![error])
         }
@@ -205,11 +207,8 @@ pub fn examine(files: &CertificateFiles) -> Result<CertificateContent, Vec<TlsEr
 /// Loads what [`examine`] would accept; the error is the first problem.
 ///
 /// An expired certificate loads: it is the caller's error in the log, not an outage.
-pub fn load_pair(
-    files: &CertificateFiles,
-    provider: &CryptoProvider,
-) -> Result<(CertificateContent, CertifiedKey), TlsError> {
-    join(files, read_certificate(&files.certificate)?, read_key(&files.key, provider)?)
+pub fn load_pair(files: &CertificateFiles) -> Result<(CertificateContent, CertifiedKey), TlsError> {
+    join(files, read_certificate(&files.certificate)?, read_key(&files.key)?)
 }
 
 /// A chain, and what its first certificate says.
@@ -259,17 +258,33 @@ fn read_certificate(file: &Path) -> Result<Certificate, TlsError> {
     Ok(Certificate { chain, content })
 }
 
-fn read_key(file: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, TlsError> {
+fn read_key(file: &Path) -> Result<Arc<dyn SigningKey>, TlsError> {
     let pem = read(file).map_err(|source| TlsError::UnreadableKey { file: file.to_owned(), source })?;
     if contains(&pem, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(&pem, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::EncryptedKey { file: file.to_owned() });
     }
-    // The error is not told: it may quote the file.
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoKey { file: file.to_owned() })?;
-    provider
-        .key_provider
-        .load_private_key(key)
-        .map_err(|error| TlsError::UnsupportedKey { file: file.to_owned(), reason: reason_of(&error) })
+    let der = key_of(&pem).ok_or_else(|| TlsError::NoKey { file: file.to_owned() })?;
+    let unsupported = |reason| TlsError::UnsupportedKey { file: file.to_owned(), reason };
+    let key = PrivateKeyDer::try_from(&der[..]).map_err(|reason| unsupported(reason.to_owned()))?;
+    any_supported_type(&key).map_err(|error| unsupported(reason_of(&error)))
+}
+
+/// The DER of the first private key of a PEM file. Read by hand, as parsers of PEM leave copies of it in memory.
+fn key_of(pem: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut lines = pem.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.find(|line| line.starts_with(b"-----BEGIN ") && line.ends_with(b"PRIVATE KEY-----"))?;
+    // As long as it can become, so that it never moves.
+    let mut base64 = Zeroizing::new(Vec::with_capacity(pem.len()));
+    loop {
+        match lines.next()? {
+            line if line.starts_with(b"-----END ") => break,
+            line => base64.extend_from_slice(line),
+        }
+    }
+    let mut der = Zeroizing::new(vec![0; base64.len()]);
+    let len = STANDARD.decode_slice(&base64, &mut der).ok()?;
+    der.truncate(len);
+    Some(der)
 }
 
 fn read(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -303,7 +318,7 @@ mod tests {
     use crate::net::test_tls::{TestCertificate, write_file};
 
     fn load(files: &CertificateFiles) -> Result<(CertificateContent, CertifiedKey), TlsError> {
-        load_pair(files, &aws_lc_rs::default_provider())
+        load_pair(files)
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! - [`peer`]: TCP between relayed addresses and peers.
 //! - [`poll`]: waiting for sockets, and waking a thread that waits.
 //! - [`interfaces`], [`headroom`]: this host's addresses and descriptor limits, and what of those is kept back.
+//! - [`secrecy`]: no memory of this process leaves it.
 //! - [`address_watch`]: being told when the addresses change.
 
 pub mod accept;
@@ -35,6 +36,7 @@ mod open_error;
 pub mod peer;
 pub mod poll;
 pub mod proxy;
+pub mod secrecy;
 mod send_queue;
 mod sni;
 pub mod socket;

@@ -109,7 +109,7 @@ mod tests {
     fn entries(names: &[&[&str]]) -> Vec<Entry> {
         let entry = |(i, names): (usize, &&[&str])| {
             let test = TestCertificate::new(names);
-            let (content, key) = load_pair(&test.files, &rustls::crypto::aws_lc_rs::default_provider()).unwrap();
+            let (content, key) = load_pair(&test.files).unwrap();
             Entry {
                 file: i.to_string().into(),
                 content,

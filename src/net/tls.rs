@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ServerSessionMemoryCache};
 use rustls::version::{TLS12, TLS13};
 
@@ -39,7 +39,7 @@ pub struct TlsAcceptConfig {
 /// Errors name the file, what was expected and the remedy. Expired certificates load; see [`TlsAcceptConfig::status`].
 pub fn load(settings: &TlsSettings) -> Result<TlsAcceptConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let certificates = Arc::new(Certificates::new(load_entries(settings, &provider)?));
+    let certificates = Arc::new(Certificates::new(load_entries(settings)?));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(TlsError::Library)?
@@ -57,7 +57,7 @@ impl TlsAcceptConfig {
     ///
     /// On an error all certificates stay as they are.
     pub fn reload(&self, settings: &TlsSettings) -> Result<(), TlsError> {
-        self.certificates.replace(load_entries(settings, self.with_alpn.crypto_provider())?);
+        self.certificates.replace(load_entries(settings)?);
         Ok(())
     }
 
@@ -87,12 +87,12 @@ impl TlsAcceptConfig {
     }
 }
 
-fn load_entries(settings: &TlsSettings, provider: &CryptoProvider) -> Result<Vec<Entry>, TlsError> {
+fn load_entries(settings: &TlsSettings) -> Result<Vec<Entry>, TlsError> {
     if settings.certificates.is_empty() {
         return Err(TlsError::NoCertificates);
     }
     let load_one = |files: &CertificateFiles| {
-        let (content, key) = load_pair(files, provider)?;
+        let (content, key) = load_pair(files)?;
         Ok(Entry { file: files.certificate.clone(), content, key: Arc::new(key), dtls: dtls::identity(files)? })
     };
     settings.certificates.iter().map(load_one).collect()

@@ -1,5 +1,7 @@
 //! What is never logged: secrets at any level, and strangers above debug.
 
+use std::io::{Read, Seek, SeekFrom};
+
 use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret};
 
 use crate::certificate::Certificate;
@@ -46,6 +48,46 @@ fn no_secret_password_key_or_nonce_is_logged_at_trace_level() {
             }
         }
     }
+}
+
+#[test]
+fn a_crash_writes_no_memory_to_a_file() {
+    let ferryd = Ferryd::start(|_| {});
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", ferryd.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{line}");
+}
+
+#[test]
+fn other_processes_read_no_memory_of_it_and_no_key_file_is_left_lying_in_it() {
+    let ferryd = Ferryd::start(|config| _ = Certificate::configured(config));
+    let Ok(mut memory) = std::fs::File::open(format!("/proc/{}/mem", ferryd.id())) else {
+        // Not by its own user; what follows needs root.
+        return;
+    };
+    let pem = std::fs::read_to_string(Certificate::of(&ferryd.config).key).unwrap();
+    let line = pem.lines().nth(1).unwrap();
+    let mut seen = 0;
+    for line_of_map in std::fs::read_to_string(format!("/proc/{}/maps", ferryd.id())).unwrap().lines() {
+        let mut words = line_of_map.split_whitespace();
+        let (range, rights) = (words.next().unwrap(), words.next().unwrap());
+        // Written to, and no file.
+        if !rights.starts_with("rw") || words.nth(2).is_none_or(|inode| inode != "0") {
+            continue;
+        }
+        let (from, to) = range.split_once('-').unwrap();
+        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        let mut bytes = vec![0; (to - from) as usize];
+        memory.seek(SeekFrom::Start(from)).unwrap();
+        if memory.read_exact(&mut bytes).is_err() {
+            continue;
+        }
+        seen += bytes.windows(PASSWORD.len()).filter(|window| *window == PASSWORD.as_bytes()).count();
+        // A part of it, as freed memory is soon written to here and there.
+        let copy = &line.as_bytes()[32..];
+        assert!(!bytes.windows(copy.len()).any(|window| window == copy), "{line_of_map}");
+    }
+    assert!(seen > 0, "what it has to know is seen where it is: this test looks in the right place");
 }
 
 /// Every request, right and wrong; what must not be logged of it.
