@@ -145,6 +145,13 @@ pub(super) fn resize_receive_buffer(socket: &UdpSocket, bytes: usize) -> io::Res
     SockRef::from(socket).set_recv_buffer_size(bytes)
 }
 
+/// Gives a socket the buffers that are asked for, beyond what the host allows everybody: needs CAP_NET_ADMIN.
+pub fn force_buffers(socket: &UdpSocket, options: &UdpOptions) -> io::Result<()> {
+    let bytes = |bytes: usize| c_int::try_from(bytes).unwrap_or(c_int::MAX).min(c_int::MAX / 2);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes(options.receive_buffer_bytes))?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes(options.send_buffer_bytes))
+}
+
 /// Returns the buffer sizes that a socket got, which `net.core.rmem_max` and `wmem_max` cap without CAP_NET_ADMIN.
 pub fn buffer_sizes(socket: &UdpSocket) -> io::Result<UdpOptions> {
     let socket = SockRef::from(socket);

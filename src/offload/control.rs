@@ -118,6 +118,7 @@ enum Request {
     Open { index: u32, flow: Box<Flow> },
     Close { index: u32, tag: u64, notify: Notify },
     Report(SyncSender<Report>),
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 impl Offload {
@@ -197,6 +198,12 @@ impl Offload {
     /// What a flow had carried a moment ago: the thread that writes the maps reads the counters, all at once.
     pub fn carried(&self, id: &FlowId) -> Traffic {
         self.tallies.get(id.0)
+    }
+
+    /// Has the thread that keeps the capabilities do something, soon; it must not wait for anything.
+    pub fn run(&self, act: impl FnOnce() + Send + 'static) {
+        // Without the thread there is nobody who may.
+        let _ = self.requests.send(Request::Run(Box::new(act)));
     }
 
     /// How it is; `None` when the thread does not answer in time.
@@ -322,6 +329,7 @@ impl Control {
                 }
                 self.closing.push(Closing { index, was_carried, tag, notify });
             }
+            Request::Run(act) => act(),
             Request::Report(to) => {
                 let totals = std::array::from_fn(|total| self.programs.total(total as u32));
                 let traffic = self.read_counts();

@@ -102,6 +102,7 @@ impl<D: Datagrams> Worker<D> {
             Some(socket) => socket,
             None => self.bind(address)?,
         };
+        self.kernel_path.enlarge(&socket);
         let next = match hold_next {
             true => Some(self.bind_next(address)?),
             false => None,

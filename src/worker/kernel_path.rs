@@ -1,7 +1,7 @@
 //! Open channels of UDP clients, given to the kernel to carry; the sockets serve whatever it does not take.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use super::packet_loop::Worker;
 use super::routes::Way;
 use crate::address::{PeerAddr, RelayedAddr, Transport};
 use crate::net::datagrams::Datagrams;
+use crate::net::socket::{UdpOptions, buffer_sizes, force_buffers};
 use crate::offload::{Flow, FlowId, Hop, Notify, Offload, Traffic};
 use crate::stun::channel_data::ChannelNumber;
 use crate::turn::effect::{ChannelPath, Ended};
@@ -70,6 +71,17 @@ impl KernelPath {
             wake.wake();
         });
         Self { offload, sessions: HashMap::new(), closed, notify }
+    }
+
+    /// Has a relay socket get its buffers where the worker has given up the privilege for that.
+    pub(super) fn enlarge(&self, socket: &UdpSocket) {
+        let Some(offload) = &self.offload else { return };
+        if buffer_sizes(socket).is_ok_and(|sizes| sizes.receive_buffer_bytes < UdpOptions::RELAY.receive_buffer_bytes)
+            && let Ok(socket) = socket.try_clone()
+        {
+            // It serves with smaller ones as well.
+            offload.run(move || _ = force_buffers(&socket, &UdpOptions::RELAY));
+        }
     }
 
     /// A channel is open until then, for the first time or still.

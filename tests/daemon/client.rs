@@ -253,6 +253,11 @@ impl Client {
         (bytes, id)
     }
 
+    /// Whether nothing but answers has come while answers were waited for.
+    pub(crate) fn has_nothing_early(&self) -> bool {
+        self.early.is_empty()
+    }
+
     /// The next message that is no answer.
     pub(crate) fn next(&mut self) -> Vec<u8> {
         let early = self.early.pop_front();

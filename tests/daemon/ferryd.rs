@@ -57,6 +57,10 @@ impl Config {
         if let Ok(backend) = std::env::var("FERRY_TEST_BACKEND") {
             config.text("data-path.backend", backend);
         }
+        // And with the kernel path forced: it takes every channel between clients and peers on loopback.
+        if let Ok(offload) = std::env::var("FERRY_TEST_OFFLOAD") {
+            config.text("data-path.offload", offload).set("data-path.offload-interfaces", "[\"lo\"]");
+        }
         config
     }
 

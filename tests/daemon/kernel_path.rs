@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
+use ferryd::stun::{AttributeType, Method};
 use serde_json::Value;
 
 use crate::admin::json;
-use crate::client::{Client, Data};
+use crate::client::{Client, Data, udp_transport};
 use crate::ferryd::{Config, Ferryd};
 use crate::metrics::{metric, with_metrics};
-use crate::wait_until;
+use crate::{mobility, wait_until};
 
 const CHANNEL: u16 = 0x4001;
 
@@ -49,9 +51,13 @@ impl Call {
     }
 
     fn unbound(mut client: Client) -> Self {
+        let relayed = client.allocate();
+        Self::at(client, relayed)
+    }
+
+    fn at(client: Client, relayed: SocketAddr) -> Self {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.set_read_timeout(Some(crate::PATIENCE)).unwrap();
-        let relayed = client.allocate();
         Self { client, peer, relayed, to_peer: [0; 2], to_client: [0; 2] }
     }
 
@@ -103,8 +109,13 @@ fn relayed(ferryd: &Ferryd, what: &str, direction: &str) -> [u64; 2] {
 }
 
 fn session_of(ferryd: &Ferryd, call: &Call) -> Value {
+    session_at(ferryd, call.relayed)
+}
+
+/// The live session with a relayed address.
+fn session_at(ferryd: &Ferryd, relayed: SocketAddr) -> Value {
     let listing = json(ferryd, &["sessions"]);
-    let relayed = call.relayed.to_string();
+    let relayed = relayed.to_string();
     let of_call = |session: &&Value| session["relayed"][0] == relayed;
     listing["sessions"].as_array().unwrap().iter().find(of_call).cloned().unwrap_or_default()
 }
@@ -174,4 +185,168 @@ fn a_session_without_a_channel_is_on_the_sockets() {
     call.peer.recv(&mut [0; 64]).unwrap();
     let session = session_of(&ferryd, &call);
     assert_eq!((&session["datapath"], &session["packets_to_peers"]), (&"sockets".into(), &1.into()));
+}
+
+/// Where the kernel path is forced on every test (FERRY_TEST_OFFLOAD), converses until it has a UDP client's channel: order
+/// is kept within a data path, and not from one to the other.
+pub(crate) fn settle(ferryd: &Ferryd, relayed: SocketAddr, mut converse: impl FnMut()) {
+    let session = || session_at(ferryd, relayed);
+    if std::env::var_os("FERRY_TEST_OFFLOAD").is_none() || session()["transport"] != "udp" {
+        return;
+    }
+    wait_until("the kernel has the channel", || {
+        converse();
+        session()["datapath"] == "kernel"
+    });
+}
+
+/// Neither end hears of the other any more.
+fn assert_cut(call: &mut Call, what: &str) {
+    call.client.send_by_channel(CHANNEL, b"too late");
+    call.peer.send_to(b"too late", call.relayed).unwrap();
+    // What the kernel carries has arrived by now, and what a worker has got is dealt with before it answers.
+    (0..2).for_each(|_| _ = call.client.bind());
+    call.peer.set_nonblocking(true).unwrap();
+    let heard = call.peer.recv(&mut [0; 64]);
+    assert!(heard.is_err(), "{what}: the peer hears the client");
+    assert!(call.client.has_nothing_early(), "{what}: the client hears the peer");
+    call.peer.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn an_end_of_an_allocation_is_an_end_in_the_kernel_at_once() {
+    let Some(ferryd) = start(|_| {}) else { return };
+    for end in ["release", "evict", "revoke"] {
+        let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
+        match end {
+            "release" => _ = call.client.refresh(0).unwrap(),
+            "evict" => {
+                let id = session_at(&ferryd, call.relayed)["id"].as_str().unwrap().to_owned();
+                ferryd.verb(&["evict", &id]).expect_success();
+            }
+            _ => _ = ferryd.verb(&["revoke", "alice"]).expect_success(),
+        }
+        assert_cut(&mut call, end);
+        wait_until("no flow is left", || metric(&ferryd, "ferryd_offload_flows") == 0);
+    }
+}
+
+#[test]
+fn an_allocation_that_expires_takes_its_flow_with_it() {
+    let Some(ferryd) = start(|config| {
+        config.text("relay.lifetime-default", "2s").text("relay.lifetime-max", "2s");
+    }) else {
+        return;
+    };
+    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
+    wait_until("the allocation to expire", || ferryd.log().contains("reason=\"expired\""));
+    // Its record is written when nothing is on its way any more.
+    assert_eq!(metric(&ferryd, "ferryd_offload_flows"), 0);
+    assert_cut(&mut call, "expiry");
+}
+
+#[test]
+fn a_reload_takes_back_what_is_metered_or_not_allowed_any_more() {
+    let Some(mut ferryd) = start(|_| {}) else { return };
+    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
+    ferryd.reload(|config| _ = config.set("limits.allocation-packets-per-second", 100_000));
+    wait_until("no flow is left", || metric(&ferryd, "ferryd_offload_flows") == 0);
+    let before = carried(&ferryd);
+    for _ in 0..10 {
+        call.there(b"metered");
+        call.back(b"metered");
+    }
+    call.bind();
+    call.there(b"metered");
+    assert_eq!(carried(&ferryd), before, "the sockets meter");
+    ferryd.reload(|config| _ = config.unset("limits.allocation-packets-per-second"));
+    // With the next refresh of the channel.
+    call.bind();
+    call.until_carried(&ferryd);
+    ferryd.reload(|config| _ = config.set("peers.allow", "[\"127.9.9.9\"]"));
+    wait_until("no flow is left", || metric(&ferryd, "ferryd_offload_flows") == 0);
+    call.client.send_by_channel(CHANNEL, b"not allowed");
+    (0..2).for_each(|_| _ = call.client.bind());
+    call.peer.set_nonblocking(true).unwrap();
+    assert!(call.peer.recv(&mut [0; 64]).is_err(), "the peer is not allowed any more");
+    let session = session_of(&ferryd, &call);
+    assert!(call.is_counted_by(&session), "{session}");
+}
+
+#[test]
+fn calls_go_on_in_the_kernel_while_the_daemon_drains_and_end_with_it() {
+    let Some(ferryd) = start(|_| {}) else { return };
+    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
+    ferryd.verb(&["drain"]).expect_success();
+    call.until_carried(&ferryd);
+    ferryd.verb(&["drain", "--deadline", "1s"]).expect_success();
+    let ended = ferryd.ended();
+    let (packets, bytes) = (call.to_client[0], call.to_client[1]);
+    let counted = format!("packets_to_client={packets} bytes_to_client={bytes} datapath=\"kernel\"");
+    assert!(ended.stderr.contains(&counted), "{counted} is missing in:\n{}", ended.stderr);
+    call.client.send_by_channel(CHANNEL, b"too late");
+    call.peer.set_nonblocking(true).unwrap();
+    assert!(call.peer.recv(&mut [0; 64]).is_err(), "nobody carries it");
+}
+
+#[test]
+fn a_client_that_moves_takes_its_flow_along() {
+    let Some(ferryd) = start(|config| _ = config.set("extensions.mobility", true).set("workers", 4)) else { return };
+    let mut client = Client::udp(ferryd.address());
+    let answer = client.request(Method::Allocate, |builder| {
+        udp_transport(builder);
+        builder.attribute(AttributeType::MOBILITY_TICKET, &[]);
+    });
+    let mut ticket = mobility::ticket(&answer);
+    let mut call = Call::at(client, answer.address(AttributeType::XOR_RELAYED_ADDRESS));
+    call.bind();
+    for place in 0..6 {
+        call.until_carried(&ferryd);
+        let mut next = Client::udp(ferryd.address());
+        ticket = mobility::ticket(&mobility::come_back(&mut next, &ticket));
+        let mut left = std::mem::replace(&mut call.client, next);
+        // The first that comes from there takes the allocation along.
+        call.there(b"from here");
+        call.back(b"and back");
+        call.until_carried(&ferryd);
+        left.send_by_channel(CHANNEL, b"from where it was");
+        (0..2).for_each(|_| _ = left.bind());
+        call.peer.set_nonblocking(true).unwrap();
+        assert!(call.peer.recv(&mut [0; 64]).is_err(), "place {place}: the old address is nobody's");
+        call.peer.set_nonblocking(false).unwrap();
+    }
+    wait_until("every packet is counted", || call.is_counted_by(&session_of(&ferryd, &call)));
+}
+
+/// The privilege for buffers beyond the host's limits is one of those that workers give up.
+#[test]
+fn relay_sockets_have_their_buffers_all_the_same() {
+    let Some(ferryd) = start(|_| {}) else { return };
+    let mut client = Client::udp(ferryd.address());
+    let relayed = client.allocate();
+    wait_until("the relay socket has what it was to have", || {
+        let sizes = sockets_of(ferryd.id()).find(|socket| socket.local_addr().is_ok_and(|address| address == relayed));
+        let sizes = ferryd::net::socket::buffer_sizes(&sizes.expect("a relay socket")).unwrap();
+        sizes == ferryd::net::socket::UdpOptions::RELAY
+    });
+}
+
+/// Every socket of a process.
+fn sockets_of(process: u32) -> impl Iterator<Item = UdpSocket> {
+    // SAFETY: both calls touch no memory; what they return is a descriptor of this process, or an error.
+    let process_fd = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, process, 0) as RawFd) };
+    let names = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let numbers: Vec<i32> = names
+        .filter(|name| {
+            let target = fs::read_link(name.as_ref().unwrap().path());
+            target.is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+        })
+        .map(|name| name.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    numbers.into_iter().filter_map(move |number| {
+        // SAFETY: as above.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process_fd.as_raw_fd(), number, 0) as RawFd };
+        // SAFETY: a new descriptor that nobody else has.
+        (fd >= 0).then(|| unsafe { UdpSocket::from_raw_fd(fd) })
+    })
 }

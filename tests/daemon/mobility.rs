@@ -23,7 +23,7 @@ fn start() -> Ferryd {
     })
 }
 
-fn ticket(answer: &Answer) -> Vec<u8> {
+pub(crate) fn ticket(answer: &Answer) -> Vec<u8> {
     assert_eq!(answer.code(), None);
     answer.message().attribute(AttributeType::MOBILITY_TICKET).expect("a ticket").value.to_vec()
 }
@@ -38,7 +38,7 @@ fn allocate(client: &mut Client, peer: &UdpSocket) -> Vec<u8> {
     ticket(&answer)
 }
 
-fn come_back(client: &mut Client, ticket: &[u8]) -> Answer {
+pub(crate) fn come_back(client: &mut Client, ticket: &[u8]) -> Answer {
     client.request(Method::Refresh, |builder| _ = builder.attribute(AttributeType::MOBILITY_TICKET, ticket))
 }
 

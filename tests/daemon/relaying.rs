@@ -7,6 +7,7 @@ use ferryd::stun::{AttributeType, Builder, Method};
 use crate::certificate::Certificate;
 use crate::client::{Client, Data, udp_transport};
 use crate::ferryd::Ferryd;
+use crate::kernel_path;
 
 /// The longest UDP payload over IPv4.
 const DATAGRAM_MAX: usize = 65_507;
@@ -199,6 +200,12 @@ fn many_packets_at_once_all_arrive_in_order() {
     for mut client in [Client::udp(ferryd.address()), Client::tcp(ferryd.address())] {
         let (relayed, peer) = (client.allocate(), peer());
         client.bind_channel(0x4000, peer.local_addr().unwrap()).unwrap();
+        kernel_path::settle(&ferryd, relayed, || {
+            client.send_by_channel(0x4000, b"settling");
+            received(&peer);
+            peer.send_to(b"settled", relayed).unwrap();
+            client.receive();
+        });
         // What the buffers of the kernel hold without loss.
         for burst in 0..20_u8 {
             for number in 0..50_u8 {
