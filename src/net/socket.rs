@@ -97,8 +97,8 @@ pub(super) fn adopt_udp_listeners(
 
 /// Opens a non-blocking relay socket on exactly this address and port, shared with nobody.
 ///
-/// ICMP errors about what it sends wait in its error queue (`error_queue::read_error_queue`); TOS and drop counter of
-/// each datagram are reported. RFC 8656 section 14, alternate behavior for the DF bit: "the server assumes that the
+/// ICMP errors about what it sends wait in its error queue (`error_queue::read_error_queue`); the TOS of each datagram is
+/// reported. RFC 8656 section 14, alternate behavior for the DF bit: "the server assumes that the
 /// incoming DF bit is always 0", so the host fragments what is too large.
 pub fn open_relay(address: SocketAddr, options: &UdpOptions) -> Result<UdpSocket, OpenError> {
     let opening = Opening { purpose: Purpose::Relay, address };
@@ -267,17 +267,10 @@ fn listener_options(ip: IpAddr) -> &'static [SocketOption] {
 fn relay_options(family: Family) -> &'static [SocketOption] {
     match family {
         Family::V4 => {
-            const { &[DROP_COUNTER, FRAGMENT_V4, TOS_V4, SocketOption::on(libc::IPPROTO_IP, libc::IP_RECVERR, "IP_RECVERR")] }
+            const { &[FRAGMENT_V4, TOS_V4, SocketOption::on(libc::IPPROTO_IP, libc::IP_RECVERR, "IP_RECVERR")] }
         }
         Family::V6 => {
-            const {
-                &[
-                    DROP_COUNTER,
-                    FRAGMENT_V6,
-                    TOS_V6,
-                    SocketOption::on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, "IPV6_RECVERR"),
-                ]
-            }
+            const { &[FRAGMENT_V6, TOS_V6, SocketOption::on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, "IPV6_RECVERR")] }
         }
     }
 }

@@ -163,7 +163,9 @@ impl Datagrams for EpollDatagrams {
     }
 
     fn remove(&mut self, key: SocketKey) {
-        self.flush();
+        if self.send.holds(Token(key.0.into())) {
+            self.flush();
+        }
         if let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::take) {
             self.free.push(key.0);
             self.closed.push_back(entry.token);

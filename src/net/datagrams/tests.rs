@@ -37,6 +37,8 @@ on_both! {
     runs_of_two_sockets_keep_their_sources
     where_trains_are_refused_each_datagram_goes_alone
     a_closed_socket_gives_its_port_back
+    sockets_that_close_together_give_their_ports_back_before_what_waits_is_sent
+    a_socket_closes_in_the_turn_that_it_came_in
     icmp_errors_are_told_and_end_nothing
     a_send_that_meets_an_old_error_is_not_lost
     other_descriptors_wake_the_wait
@@ -285,6 +287,65 @@ fn a_closed_socket_gives_its_port_back<D: Datagrams>(mut datagrams: D) {
         assert_eq!(bytes, number.to_be_bytes(), "what was queued before goes out");
         socket = open_relay(address, &UdpOptions::RELAY).unwrap();
     }
+}
+
+/// The tokens of sockets that are told to be closed, to the end of the turn.
+fn closed<D: Datagrams>(datagrams: &mut D) -> Vec<u64> {
+    let arrivals = std::iter::from_fn(|| datagrams.next());
+    let mut closed: Vec<_> = arrivals
+        .filter_map(|arrival| match arrival {
+            Arrival::Closed(Token(number)) => Some(number),
+            Arrival::Datagram(_) | Arrival::Errors(_) => None,
+        })
+        .collect();
+    closed.sort_unstable();
+    closed
+}
+
+fn sockets_that_close_together_give_their_ports_back_before_what_waits_is_sent<D: Datagrams>(mut datagrams: D) {
+    datagrams.start().unwrap();
+    let peer = peer("127.0.0.1");
+    peer.set_nonblocking(true).unwrap();
+    let answering = datagrams.add(TOKEN, Role::Listener, relay("127.0.0.1")).unwrap();
+    let (mut keys, mut addresses) = (Vec::new(), Vec::new());
+    for number in 100..140 {
+        let socket = relay("127.0.0.1");
+        addresses.push(socket.local_addr().unwrap());
+        keys.push(datagrams.add(Token(number), Role::Relay, socket).unwrap());
+    }
+    let mut events = Events::with_capacity(8);
+    datagrams.wait(&mut events, Some(Duration::ZERO), None).unwrap();
+    assert_eq!(datagrams.next(), None);
+    // Some have something that is not read, some have more under way.
+    for address in &addresses[..20] {
+        peer.send_to(b"late", address).unwrap();
+    }
+    datagrams.wait(&mut events, Some(PATIENCE), None).unwrap();
+    for address in &addresses[10..30] {
+        peer.send_to(b"later", address).unwrap();
+    }
+    datagrams.send_copy(to(answering, peer.local_addr().unwrap()), b"done");
+    keys.into_iter().for_each(|key| datagrams.remove(key));
+    assert!(datagrams.has_more());
+    assert_eq!(closed(&mut datagrams), (100..140).collect::<Vec<_>>());
+    for address in addresses {
+        open_relay(address, &UdpOptions::RELAY).unwrap();
+    }
+    let mut bytes = [0; 8];
+    assert_eq!(peer.recv(&mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing was sent yet");
+    datagrams.flush();
+    assert_eq!(peer.recv(&mut bytes).unwrap(), 4);
+    assert_eq!((datagrams.sent().sent, datagrams.sent().dropped()), (1, 0));
+}
+
+fn a_socket_closes_in_the_turn_that_it_came_in<D: Datagrams>(mut datagrams: D) {
+    datagrams.start().unwrap();
+    let socket = relay("127.0.0.1");
+    let address = socket.local_addr().unwrap();
+    let key = datagrams.add(TOKEN, Role::Relay, socket).unwrap();
+    datagrams.remove(key);
+    assert_eq!(closed(&mut datagrams), [TOKEN.0]);
+    open_relay(address, &UdpOptions::RELAY).unwrap();
 }
 
 fn icmp_errors_are_told_and_end_nothing<D: Datagrams>(mut datagrams: D) {

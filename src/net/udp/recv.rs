@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn dropped_datagrams_are_counted() {
-        let relay = open_relay("127.0.0.1:0".parse().unwrap(), &small(4096)).unwrap();
+        let relay = open_udp_listeners("127.0.0.1:0".parse().unwrap(), 1, &small(4096)).unwrap().remove(0);
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = relay.local_addr().unwrap();
         let sent = 100;

@@ -122,6 +122,11 @@ impl SendBatch {
         self.entries.is_empty()
     }
 
+    /// Whether a datagram of a socket is queued.
+    pub fn holds(&self, token: Token) -> bool {
+        self.entries.iter().any(|entry| entry.token == token)
+    }
+
     /// Sends everything that is queued, in order, in one system call for each run of datagrams of the same socket, and
     /// says what became of it, including what overflowed since the last flush.
     ///

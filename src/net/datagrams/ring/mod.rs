@@ -5,6 +5,7 @@
 //! That is why headers, copies and buffers of one turn can be used again after the submission that ends it.
 
 mod buffers;
+mod closing;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,10 +13,11 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use self::buffers::{BUFFERS, Buffers, GROUP};
+use self::closing::Closing;
 use super::{Arrival, Datagram, Datagrams, Destination, Role, SocketKey};
 use crate::net::poll::{Events, Poll, Token};
 use crate::net::udp::{Address, HEADROOM, Laid, Layout, SendReport, may_come_from_icmp, may_refuse_trains};
@@ -26,12 +28,12 @@ const SUBMISSIONS: u32 = 512;
 const COMPLETIONS: u32 = 8192;
 /// Copies of one turn.
 const COPIES_BYTES: usize = 16 << 16;
-/// System calls that a cancelled receive is given to end: each runs some of the kernel's outstanding work.
-const CANCEL_TURNS: usize = 64;
 /// Listeners that the kernel keeps at hand, so that a send need not look its socket up; further ones work as well.
 const LISTENERS_AT_HAND: u32 = 64;
 /// Completions worth a wake-up before a rest is over.
 const ENOUGH: usize = 128;
+/// IORING_RECVSEND_POLL_FIRST: a receive begins by waiting, as nothing is there yet when it does.
+const POLL_FIRST: u16 = 1;
 
 /// The back end on io_uring.
 pub struct RingDatagrams {
@@ -51,15 +53,15 @@ pub struct RingDatagrams {
     generation: u32,
     /// Completions taken from the ring, in order.
     completions: VecDeque<Completion>,
-    /// Room to take them, used again.
+    /// Those that are not looked at yet.
     taken: Vec<Completion>,
     /// Buffers that the turn has seen.
     used: Vec<u16>,
     /// A receive found no buffer.
     ran_out: bool,
+    /// Sockets that are to close, all of a turn at once.
+    closing: Vec<Closing>,
     closed: VecDeque<Token>,
-    /// The receive that is being cancelled.
-    ending: Option<Job>,
     sent: SendReport,
     poll_is_armed: bool,
     other_events: bool,
@@ -154,8 +156,8 @@ impl RingDatagrams {
             taken: Vec::with_capacity(COMPLETIONS as usize),
             used: Vec::with_capacity(usize::from(BUFFERS)),
             ran_out: false,
+            closing: Vec::new(),
             closed: VecDeque::new(),
-            ending: None,
             sent: SendReport::default(),
             poll_is_armed: false,
             other_events: false,
@@ -182,7 +184,8 @@ impl RingDatagrams {
         entry.is_armed = true;
         let job = Job::Receive { key: key.0, generation: entry.generation };
         let fd = Fd(entry.socket.as_raw_fd());
-        let receive = opcode::RecvMsgMulti::new(fd, self.buffers.template(), GROUP).build().user_data(job.pack());
+        let receive = opcode::RecvMsgMulti::new(fd, self.buffers.template(), GROUP).ioprio(POLL_FIRST);
+        let receive = receive.build().user_data(job.pack());
         self.submit_entry(&receive);
     }
 
@@ -202,25 +205,25 @@ impl RingDatagrams {
         self.poll_is_armed = true;
     }
 
-    /// Takes the completions over, counts what was sent, and sends again what only met the error of an earlier datagram.
-    fn collect(&mut self) {
-        let mut taken = std::mem::take(&mut self.taken);
-        taken.extend(self.ring.completion().map(|completion: cqueue::Entry| Completion {
+    /// Takes the completions over.
+    fn take(&mut self) {
+        self.taken.extend(self.ring.completion().map(|completion: cqueue::Entry| Completion {
             job: Job::unpack(completion.user_data()),
             result: completion.result(),
             flags: completion.flags(),
         }));
+    }
+
+    /// Looks at the completions, counts what was sent, and sends again what only met the error of an earlier datagram.
+    fn collect(&mut self) {
+        self.take();
+        let mut taken = std::mem::take(&mut self.taken);
         let mut again = Vec::new();
         let mut failed = 0;
         let submitted: usize = (0..self.sends.len()).map(|index| self.layout.datagrams_of(index)).sum();
         for completion in taken.drain(..) {
             match completion.job {
-                Job::Receive { .. } => {
-                    if self.ending == Some(completion.job) && !cqueue::more(completion.flags) {
-                        self.ending = None;
-                    }
-                    self.completions.push_back(completion);
-                }
+                Job::Receive { .. } => self.completions.push_back(completion),
                 Job::Send(index) if (index as usize) < self.sends.len() => {
                     failed += self.layout.datagrams_of(index as usize);
                     self.failed_send(index as usize, -completion.result, &mut again);
@@ -257,23 +260,6 @@ impl RingDatagrams {
         } else {
             (0..datagrams).for_each(|_| self.sent.count_error(errno));
         }
-    }
-
-    /// Ends a receive, so that closing its socket frees the port at once: until its last completion is there, the kernel
-    /// holds on to the socket.
-    fn cancel(&mut self, job: Job) {
-        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::user_data(job.pack()));
-        self.ending = Some(job);
-        for _ in 0..CANCEL_TURNS {
-            let at_once = Timespec::new();
-            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&at_once));
-            self.collect();
-            if self.ending.is_none() {
-                return;
-            }
-        }
-        // The port stays in use for a little longer.
-        self.ending = None;
     }
 
     fn receive(&mut self, key: u32, generation: u32, completion: Completion) -> Option<Arrival> {
@@ -378,20 +364,13 @@ impl Datagrams for RingDatagrams {
     }
 
     fn remove(&mut self, key: SocketKey) {
-        self.flush();
-        // What is queued to be armed must be known to the kernel before it can be cancelled.
-        self.submit();
-        let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::take) else { return };
-        if entry.is_armed {
-            let job = Job::Receive { key: key.0, generation: entry.generation };
-            self.cancel(job);
+        if self.sends.iter().any(|send| send.destination.socket == key) {
+            self.flush();
         }
-        if let Some(Fixed(place)) = entry.at_hand {
-            let _ = self.ring.submitter().register_files_update(place, &[-1]);
-            self.places.push(place);
+        if let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::take) {
+            self.free.push(key.0);
+            self.close_later(key, entry);
         }
-        self.free.push(key.0);
-        self.closed.push_back(entry.token);
     }
 
     fn socket(&self, key: SocketKey) -> Option<&UdpSocket> {
@@ -448,11 +427,13 @@ impl Datagrams for RingDatagrams {
                 return Some(arrival);
             }
         }
-        None
+        self.close();
+        self.closed.pop_front().map(Arrival::Closed)
     }
 
     fn has_more(&self) -> bool {
-        !self.completions.is_empty() || !self.closed.is_empty() || self.other_events
+        let arrived = !self.completions.is_empty() || !self.taken.is_empty();
+        arrived || !self.closing.is_empty() || !self.closed.is_empty() || self.other_events
     }
 
     fn datagram(&self, slot: usize) -> &[u8] {
@@ -503,5 +484,6 @@ impl Drop for RingDatagrams {
         for key in 0..self.sockets.len() as u32 {
             self.remove(SocketKey(key));
         }
+        self.close();
     }
 }
