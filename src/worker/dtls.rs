@@ -7,7 +7,7 @@ use tracing::debug;
 use super::associations::{Association, Phase, Place, Refused};
 use super::deadlines::{Found, Signs};
 use super::handle::Command;
-use super::neighbours::Packet;
+use super::neighbours::What;
 use super::packet_loop::Worker;
 use super::routes::{ConnectionId, Way};
 use super::udp::Body;
@@ -49,8 +49,7 @@ impl<D: Datagrams> Worker<D> {
         if let Some(worker) = place.and_then(|place| place.elsewhere) {
             let (client, At { listener, scope, tos, .. }) = (at.client, at);
             let home = self.neighbours.own();
-            let packet = Packet::Dtls { client, listener, scope, tos, home, bytes: bytes.to_vec() };
-            let passed = self.neighbours.pass(worker, packet);
+            let passed = self.neighbours.pass(worker, What::Dtls { client, listener, scope, tos, home }, bytes);
             self.statistics.ring_full += u64::from(!passed);
             return;
         }

@@ -1,4 +1,7 @@
 //! What workers pass to each other: packets through one bounded ring per pair and direction, streams through mailboxes.
+//!
+//! A packet's bytes cross in a buffer, and the buffer comes back through a second ring, so that passing a packet asks
+//! nothing of the heap. There are as many buffers as packets were ever under way at once.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -9,26 +12,56 @@ use crate::turn::{RelayId, Route};
 
 /// Packets that a ring holds: 20 ms of 50,000 packets a second.
 const RING_CAPACITY: usize = 1024;
+/// Longer buffers are not kept: calls have packets of at most an Ethernet frame, and 1024 x 2 KiB are 2 MiB for each pair
+/// and direction, when everything was under way at once.
+const KEPT_BYTES_MAX: usize = 2048;
 
 /// What another worker is to handle.
 #[derive(Debug)]
-pub enum Packet {
+pub struct Packet {
+    pub what: What,
+    pub bytes: Vec<u8>,
+}
+
+/// What the bytes are.
+#[derive(Clone, Copy, Debug)]
+pub enum What {
     /// Application data for a relayed address of that worker.
-    Data { relay: RelayId, from: PeerAddr, bytes: Vec<u8> },
+    Data { relay: RelayId, from: PeerAddr },
     /// A datagram of a client whose allocation is that worker's. The route is good on every worker, as all have the
     /// same listeners in the same order.
-    Client { client: FiveTuple, route: Route, tos: u8, bytes: Vec<u8> },
+    Client { client: FiveTuple, route: Route, tos: u8 },
     /// A datagram for an association that is that worker's now.
-    Dtls { client: FiveTuple, listener: u16, scope: u32, tos: u8, home: usize, bytes: Vec<u8> },
+    Dtls { client: FiveTuple, listener: u16, scope: u32, tos: u8, home: usize },
 }
 
 /// One worker's ends of the rings.
 #[derive(Debug)]
 pub struct Neighbours {
-    outgoing: Vec<Option<(Producer<Packet>, WorkerHandle)>>,
-    incoming: Vec<Consumer<Packet>>,
+    outgoing: Vec<Option<Outgoing>>,
+    incoming: Vec<Incoming>,
+    /// The ring that is looked at first, so that a busy one keeps no other waiting.
+    first: usize,
     to_wake: Vec<bool>,
 }
+
+#[derive(Debug)]
+struct Outgoing {
+    packets: Producer<Packet>,
+    /// Buffers that have come back.
+    buffers: Consumer<Vec<u8>>,
+    worker: WorkerHandle,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    packets: Consumer<Packet>,
+    buffers: Producer<Vec<u8>>,
+}
+
+/// Where a packet came from, and its buffer goes back to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct From(usize);
 
 impl Neighbours {
     /// The ends for every worker, in the order of their handles.
@@ -38,30 +71,37 @@ impl Neighbours {
             .map(|_| Self {
                 outgoing: (0..count).map(|_| None).collect(),
                 incoming: Vec::new(),
+                first: 0,
                 to_wake: vec![false; count],
             })
             .collect();
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
-                let (producer, consumer) = RingBuffer::new(RING_CAPACITY);
-                all[from].outgoing[to] = Some((producer, handles[to].clone()));
-                all[to].incoming.push(consumer);
+                let ((packets, taken), (given_back, buffers)) =
+                    (RingBuffer::new(RING_CAPACITY), RingBuffer::new(RING_CAPACITY));
+                all[from].outgoing[to] = Some(Outgoing { packets, buffers, worker: handles[to].clone() });
+                all[to].incoming.push(Incoming { packets: taken, buffers: given_back });
             }
         }
         all
     }
 
     /// Passes a packet on; false when the ring is full: the packet is dropped, so that the order is kept.
-    pub(super) fn pass(&mut self, worker: usize, packet: Packet) -> bool {
-        let Some(Some((producer, _))) = self.outgoing.get_mut(worker) else { return false };
+    pub(super) fn pass(&mut self, worker: usize, what: What, bytes: &[u8]) -> bool {
+        let Some(Some(outgoing)) = self.outgoing.get_mut(worker) else { return false };
         self.to_wake[worker] = true;
-        producer.push(packet).is_ok()
+        if outgoing.packets.is_full() {
+            return false;
+        }
+        let mut buffer = outgoing.buffers.pop().unwrap_or_else(|_| Vec::with_capacity(KEPT_BYTES_MAX));
+        buffer.extend_from_slice(bytes);
+        outgoing.packets.push(Packet { what, bytes: buffer }).is_ok()
     }
 
     /// Tells another worker something.
     pub(super) fn tell(&self, worker: usize, command: Command) {
-        if let Some(Some((_, handle))) = self.outgoing.get(worker) {
-            handle.tell(command);
+        if let Some(Some(outgoing)) = self.outgoing.get(worker) {
+            outgoing.worker.tell(command);
         }
     }
 
@@ -79,27 +119,100 @@ impl Neighbours {
     pub(super) fn wake(&mut self) {
         for (to_wake, outgoing) in self.to_wake.iter_mut().zip(&self.outgoing) {
             if std::mem::take(to_wake)
-                && let Some((_, handle)) = outgoing
+                && let Some(outgoing) = outgoing
             {
-                handle.wake();
+                outgoing.worker.wake();
             }
         }
     }
 
     /// Throws away what was passed to a worker that has failed.
     pub(super) fn clear(&mut self) {
-        for consumer in &mut self.incoming {
+        for incoming in &mut self.incoming {
             // Who goes on passing meets a full ring.
             for _ in 0..RING_CAPACITY {
-                if consumer.pop().is_err() {
+                if incoming.packets.pop().is_err() {
                     break;
                 }
             }
         }
     }
 
-    /// The next packet from any neighbour.
-    pub(super) fn next(&mut self) -> Option<Packet> {
-        self.incoming.iter_mut().find_map(|consumer| consumer.pop().ok())
+    /// The next packet from any neighbour, whose buffer is to be given back.
+    pub(super) fn next(&mut self) -> Option<(From, Packet)> {
+        let count = self.incoming.len();
+        let mut order = (self.first..count).chain(0..self.first.min(count));
+        order.find_map(|index| {
+            let packet = self.incoming[index].packets.pop().ok()?;
+            self.first = (index + 1) % count;
+            Some((From(index), packet))
+        })
+    }
+
+    /// Gives the buffer of a packet back, to be used again.
+    pub(super) fn give_back(&mut self, from: From, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= KEPT_BYTES_MAX {
+            buffer.clear();
+            // It fits: there are no more buffers than places.
+            let _ = self.incoming[from.0].buffers.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neighbours(count: usize) -> Vec<Neighbours> {
+        let handles: Vec<_> = (0..count).map(|_| WorkerHandle::new().unwrap().0).collect();
+        Neighbours::mesh(&handles)
+    }
+
+    fn pass(neighbours: &mut Neighbours, to: usize, bytes: &[u8]) -> bool {
+        let from = PeerAddr::new("127.0.0.1:4000".parse().unwrap());
+        neighbours.pass(to, What::Data { relay: RelayId::unpack(1), from }, bytes)
+    }
+
+    #[test]
+    fn a_full_ring_drops_what_comes_and_keeps_the_order() {
+        let [mut one, mut other] = neighbours(2).try_into().unwrap();
+        for round in 0..3_u32 {
+            let passed = (0..RING_CAPACITY as u32 + 5).filter(|number| pass(&mut one, 1, &number.to_be_bytes()));
+            assert_eq!(passed.count(), RING_CAPACITY, "{round}");
+            for number in 0..RING_CAPACITY as u32 {
+                let (from, packet) = other.next().unwrap();
+                assert_eq!(packet.bytes, number.to_be_bytes());
+                other.give_back(from, packet.bytes);
+            }
+            assert!(other.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_unless_it_has_grown_too_long() {
+        let [mut one, mut other] = neighbours(2).try_into().unwrap();
+        let mut crosses = |bytes: &[u8]| {
+            assert!(pass(&mut one, 1, bytes));
+            let (from, packet) = other.next().unwrap();
+            assert_eq!(packet.bytes, bytes);
+            let place = packet.bytes.as_ptr();
+            other.give_back(from, packet.bytes);
+            (place, one.outgoing[1].as_ref().unwrap().buffers.slots())
+        };
+        let (first, _) = crosses(&[1; 1500]);
+        assert_eq!((crosses(&[2; 7]), crosses(&[3; 1500])), ((first, 1), (first, 1)));
+        assert_eq!(crosses(&[4; KEPT_BYTES_MAX + 1]).1, 0);
+    }
+
+    #[test]
+    fn a_busy_neighbour_keeps_no_other_waiting() {
+        let [mut one, mut two, mut three] = neighbours(3).try_into().unwrap();
+        for _ in 0..10 {
+            assert!(pass(&mut one, 2, b"one"));
+        }
+        assert!(pass(&mut two, 2, b"two"));
+        let first: Vec<_> = (0..2).map(|_| three.next().unwrap().1.bytes).collect();
+        assert!(first.contains(&b"two".to_vec()), "{first:?}");
+        assert_eq!(std::iter::from_fn(|| three.next()).count(), 9);
     }
 }

@@ -83,6 +83,8 @@ pub struct Worker<D> {
     pub(super) kernel_path: KernelPath,
     pub(super) records: Records,
     pub(super) statistics: Statistics,
+    /// A message that is put together from its parts.
+    pub(super) message: Vec<u8>,
     /// Streams that may hold more than was read, and whether they are hanging up.
     pub(super) unfinished: VecDeque<(ConnectionId, bool)>,
     /// The rings may hold more, and nobody wakes this worker for it.
@@ -131,6 +133,7 @@ impl<D: Datagrams> Worker<D> {
             associations: Associations::new(berth.dtls.clone()),
             records: berth.records.clone(),
             statistics: Statistics::default(),
+            message: Vec::new(),
             unfinished: VecDeque::new(),
             more_from_neighbours: false,
             packets: 0,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::connections::Message;
 use super::dtls::At;
 use super::listeners::Listener;
-use super::neighbours::Packet;
+use super::neighbours::{Packet, What};
 use super::packet_loop::Worker;
 use super::requests::Taken;
 use super::routes::Way;
@@ -157,26 +157,27 @@ impl<D: Datagrams> Worker<D> {
     pub(super) fn handle_neighbours(&mut self, now: Now) {
         self.more_from_neighbours = true;
         for _ in 0..NEIGHBOUR_BATCH {
-            match self.neighbours.next() {
-                None => {
-                    self.more_from_neighbours = false;
-                    break;
-                }
-                Some(Packet::Data { relay, from, bytes }) => {
+            let Some((ring, Packet { what, bytes })) = self.neighbours.next() else {
+                self.more_from_neighbours = false;
+                break;
+            };
+            match what {
+                What::Data { relay, from } => {
                     if let Some(forward) = self.server.handle_neighbour(now, relay, from, bytes.len()) {
                         self.forward(now, forward, Body::Bytes(&bytes), 0);
                     }
                 }
-                Some(Packet::Client { client, route, tos, bytes }) => {
+                What::Client { client, route, tos } => {
                     if let Some(forward) = self.server.handle_client(now, &client, route, &bytes) {
                         self.forward(now, forward, Body::Bytes(&bytes), tos);
                     }
                     self.carry_out_effects(now);
                 }
-                Some(Packet::Dtls { client, listener, scope, tos, home, bytes }) => {
+                What::Dtls { client, listener, scope, tos, home } => {
                     self.handle_dtls(now, At { client, listener, scope, tos, home: Some(home) }, &bytes);
                 }
             }
+            self.neighbours.give_back(ring, bytes);
         }
     }
 
@@ -214,8 +215,11 @@ impl<D: Datagrams> Worker<D> {
                     }
                     (Way::Udp { listener, scope }, Body::Bytes(bytes)) => {
                         let Some(destination) = self.client(listener, scope, &client, tos) else { return };
-                        let message = [prefix, &bytes[payload], &[0; 3][..usize::from(padding)]].concat();
-                        self.datagrams.send_copy(destination, &message);
+                        self.message.clear();
+                        self.message.extend_from_slice(prefix);
+                        self.message.extend_from_slice(&bytes[payload]);
+                        self.message.resize(self.message.len() + usize::from(padding), 0);
+                        self.datagrams.send_copy(destination, &self.message);
                     }
                     (Way::Dtls(association), body) => {
                         let bytes = match body {
@@ -240,25 +244,20 @@ impl<D: Datagrams> Worker<D> {
                 }
             }
             Forward::ToWorker { worker, relay, from, payload } => {
-                let bytes = self.copy(body, payload);
-                self.pass(worker, Packet::Data { relay, from, bytes });
+                self.pass(worker, What::Data { relay, from }, body, payload);
             }
             Forward::Elsewhere { worker, client, route, message } => {
-                let bytes = self.copy(body, message);
-                self.pass(worker, Packet::Client { client, route, tos, bytes });
+                self.pass(worker, What::Client { client, route, tos }, body, message);
             }
         }
     }
 
-    fn copy(&self, body: Body<'_>, range: Range<usize>) -> Vec<u8> {
-        match body {
-            Body::Slot(slot) => self.datagrams.datagram(slot)[range].to_vec(),
-            Body::Bytes(bytes) => bytes[range].to_vec(),
-        }
-    }
-
-    fn pass(&mut self, worker: WorkerId, packet: Packet) {
-        let passed = self.neighbours.pass(usize::from(worker.0), packet);
+    fn pass(&mut self, worker: WorkerId, what: What, body: Body<'_>, range: Range<usize>) {
+        let bytes = match body {
+            Body::Slot(slot) => self.datagrams.datagram(slot),
+            Body::Bytes(bytes) => bytes,
+        };
+        let passed = self.neighbours.pass(usize::from(worker.0), what, &bytes[range]);
         self.statistics.ring_full += u64::from(!passed);
     }
 
