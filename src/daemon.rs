@@ -91,7 +91,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let overlay = Overlay { drain: None, revocations: Arc::new(Revocations::new(&revoked)) };
     // Before any other thread: those that are started from here on have no capability of the kernel path.
     let offload = start_offload(settings);
-    let (records, recorded) = Records::new(settings.sessions.starts);
+    let (records, recorded) = Records::new(settings.sessions.wanted());
     let reopen = Reopen::default();
     let recorder = Recorder::new(&settings.sessions, settings.log.format, recorded, records.lost(), &reopen)
         .map_err(|source| Failure::Records { source })?;

@@ -18,10 +18,10 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use super::logs::Format;
 use super::webhook::{self, Webhook};
 use crate::turn::effect::Traffic;
-use crate::worker::Record;
+use crate::worker::{RECORDS_TARGET as TARGET, Record, WantedRecords};
 
-/// The target of records in the log.
-const TARGET: &str = "ferryd::session";
+/// How long the recorder lets records gather: a wake-up for each would cost the workers more than all else about it.
+const GATHERING: Duration = Duration::from_millis(10);
 /// At most one line about a file that cannot be written in this time.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -33,6 +33,14 @@ pub struct Settings {
     pub webhook: Option<webhook::Settings>,
     /// The file and the webhook are told of allocations that begin, too.
     pub starts: bool,
+}
+
+impl Settings {
+    /// Which records are to come from the workers, whatever the log takes.
+    pub fn wanted(&self) -> WantedRecords {
+        let ends = self.file.is_some() || self.webhook.is_some();
+        WantedRecords { starts: self.starts && ends, ends }
+    }
 }
 
 /// What became of records, since the start.
@@ -87,19 +95,27 @@ impl Recorder {
     /// Runs until there is nobody left to hear of; then gives the webhook a moment for what it still has.
     pub fn run(mut self) {
         while let Ok(record) = self.records.recv() {
-            let fields = fields(&record);
-            if let Some(file) = &mut self.file {
-                let written = file.write(&fields);
-                let counter = if written { &self.counters.file_written } else { &self.counters.file_failed };
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
-            self.log(&record, &fields);
-            if let Some(webhook) = &self.webhook {
-                webhook.put(fields);
+            self.record(&record);
+            std::thread::sleep(GATHERING);
+            while let Ok(record) = self.records.try_recv() {
+                self.record(&record);
             }
         }
         if let Some(webhook) = self.webhook {
             webhook.finish();
+        }
+    }
+
+    fn record(&mut self, record: &Record) {
+        let fields = fields(record);
+        if let Some(file) = &mut self.file {
+            let written = file.write(&fields);
+            let counter = if written { &self.counters.file_written } else { &self.counters.file_failed };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        self.log(record, &fields);
+        if let Some(webhook) = &self.webhook {
+            webhook.put(fields);
         }
     }
 

@@ -70,7 +70,7 @@ impl<D: Datagrams> Worker<D> {
                     debug!(from = %from.client, to = %to.client, transport = to.transport.name(), "client moved");
                 }
                 Effect::AllocationStarted(id) => {
-                    if self.records.wants_starts
+                    if self.records.wants_starts()
                         && let Some(detail) = self.server.session(now, id)
                     {
                         self.records.started(detail.session);

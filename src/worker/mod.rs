@@ -38,6 +38,6 @@ pub use held::HeldSockets;
 pub use listeners::{Listening, Stand, Terms};
 pub use packet_loop::{Legacy, Past, Worker};
 pub use questions::{END_MAX, Question};
-pub use records::{Record, Records};
+pub use records::{Record, Records, TARGET as RECORDS_TARGET, Wanted as WantedRecords};
 pub use requests::{REST_BUFFER_BYTES, rules};
 pub use statistics::{DtlsStatistics, Statistics};
