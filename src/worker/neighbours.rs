@@ -1,7 +1,7 @@
 //! What workers pass to each other: packets through one bounded ring per pair and direction, streams through mailboxes.
 //!
 //! A packet's bytes cross in a buffer, and the buffer comes back through a second ring, so that passing a packet asks
-//! nothing of the heap. There are as many buffers as packets were ever under way at once.
+//! nothing of the heap. There are as many buffers as packets were ever under way at once, in steps.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -15,6 +15,8 @@ const RING_CAPACITY: usize = 1024;
 /// Longer buffers are not kept: calls have packets of at most an Ethernet frame, and 1024 x 2 KiB are 2 MiB for each pair
 /// and direction, when everything was under way at once.
 const KEPT_BYTES_MAX: usize = 2048;
+/// Buffers that are made at once, when there are none.
+const BUFFERS_MADE: usize = 64;
 
 /// What another worker is to handle.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ struct Outgoing {
     packets: Producer<Packet>,
     /// Buffers that have come back.
     buffers: Consumer<Vec<u8>>,
+    /// Those that have not crossed yet.
+    fresh: Vec<Vec<u8>>,
     worker: WorkerHandle,
 }
 
@@ -62,6 +66,19 @@ struct Incoming {
 /// Where a packet came from, and its buffer goes back to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct From(usize);
+
+impl Outgoing {
+    /// An empty buffer.
+    fn buffer(&mut self) -> Vec<u8> {
+        if let Ok(buffer) = self.buffers.pop() {
+            return buffer;
+        }
+        if self.fresh.is_empty() {
+            self.fresh.extend((0..BUFFERS_MADE).map(|_| Vec::with_capacity(KEPT_BYTES_MAX)));
+        }
+        self.fresh.pop().unwrap_or_default()
+    }
+}
 
 impl Neighbours {
     /// The ends for every worker, in the order of their handles.
@@ -79,7 +96,8 @@ impl Neighbours {
             for to in (0..count).filter(|to| *to != from) {
                 let ((packets, taken), (given_back, buffers)) =
                     (RingBuffer::new(RING_CAPACITY), RingBuffer::new(RING_CAPACITY));
-                all[from].outgoing[to] = Some(Outgoing { packets, buffers, worker: handles[to].clone() });
+                let (fresh, worker) = (Vec::new(), handles[to].clone());
+                all[from].outgoing[to] = Some(Outgoing { packets, buffers, fresh, worker });
                 all[to].incoming.push(Incoming { packets: taken, buffers: given_back });
             }
         }
@@ -93,7 +111,7 @@ impl Neighbours {
         if outgoing.packets.is_full() {
             return false;
         }
-        let mut buffer = outgoing.buffers.pop().unwrap_or_else(|_| Vec::with_capacity(KEPT_BYTES_MAX));
+        let mut buffer = outgoing.buffer();
         buffer.extend_from_slice(bytes);
         outgoing.packets.push(Packet { what, bytes: buffer }).is_ok()
     }
@@ -153,7 +171,7 @@ impl Neighbours {
     pub(super) fn give_back(&mut self, from: From, mut buffer: Vec<u8>) {
         if buffer.capacity() <= KEPT_BYTES_MAX {
             buffer.clear();
-            // It fits: there are no more buffers than places.
+            // When everything was under way at once there are a few more than places.
             let _ = self.incoming[from.0].buffers.push(buffer);
         }
     }

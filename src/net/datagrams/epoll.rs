@@ -19,6 +19,8 @@ const SLOTS: usize = 128;
 const SEND_BATCH: usize = 256;
 /// Datagrams of relay sockets between two looks at a listener that has more.
 const RELAY_DATAGRAMS_MAX: usize = 32;
+/// Sockets that may be ready at once without the heap being asked.
+const READY_AT_FIRST: usize = 256;
 /// Tokens with this bit are the sockets of this back end.
 const OURS: u64 = 1 << 63;
 
@@ -62,9 +64,9 @@ impl EpollDatagrams {
             recv: RecvBatch::new(SLOTS),
             send: SendBatch::new(SEND_BATCH),
             sent: SendReport::default(),
-            ready: VecDeque::new(),
-            ready_listeners: VecDeque::new(),
-            unread: VecDeque::new(),
+            ready: VecDeque::with_capacity(READY_AT_FIRST),
+            ready_listeners: VecDeque::with_capacity(READY_AT_FIRST),
+            unread: VecDeque::with_capacity(READY_AT_FIRST),
             current: None,
             relay_datagrams: 0,
             errors: VecDeque::new(),

@@ -57,7 +57,7 @@ impl SendBatch {
         Self {
             entries: Vec::with_capacity(capacity),
             capacity,
-            copies: Vec::new(),
+            copies: Vec::with_capacity(COPIES_MAX_BYTES),
             report: SendReport::default(),
             layout: Layout::new(capacity.min(RUN_MAX)),
             refused_trains: Vec::new(),

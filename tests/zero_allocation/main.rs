@@ -1,53 +1,19 @@
-//! The core forwards a packet without a heap allocation, at whatever shape and transport.
+//! What no packet does: ask the heap for anything, in the core or in a running worker, or write what workers share.
 
-#[path = "../benches/support/mod.rs"]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+mod heap;
+#[path = "../../benches/support/mod.rs"]
 mod support;
+mod workers;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::hint::black_box;
 
 use ferryd::address::{PeerAddr, Transport};
 use ferryd::turn::Forward;
 use support::{Lab, channel_data, route, send_indication};
 
-/// Counts what the calling thread asks of the heap.
-struct Counting;
-
-thread_local! {
-    static ASKED: Cell<u64> = const { Cell::new(0) };
-}
-
-#[global_allocator]
-static HEAP: Counting = Counting;
-
-// SAFETY: everything is passed on to the system's allocator as it came; the counter is a constant-initialised cell
-// without a destructor, so that counting asks nothing of the heap.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.with(|asked| asked.set(asked.get() + 1));
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ASKED.with(|asked| asked.set(asked.get() + 1));
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.realloc(memory, layout, new_size) }
-    }
-}
-
-/// How often this thread asks the heap for memory meanwhile.
-fn asked_during(work: impl FnOnce()) -> u64 {
-    let before = ASKED.with(Cell::get);
-    work();
-    ASKED.with(Cell::get) - before
-}
+use crate::heap::asked_during;
 
 const CLIENTS: usize = 64;
 const PACKETS: usize = 10_000;
