@@ -22,6 +22,7 @@ mod credentials;
 mod doctor;
 #[cfg(feature = "dtls")]
 mod dtls;
+mod faults;
 mod first_run;
 mod flood;
 mod headroom;

@@ -10,6 +10,7 @@ mod browsers;
 mod channel;
 mod channel_paths;
 mod classic;
+mod clocks;
 mod credentials;
 mod data;
 mod data_connections;

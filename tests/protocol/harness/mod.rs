@@ -1,12 +1,16 @@
 //! The shell played by hand: bytes in, exact effects out, time moved by the test, no sockets.
 
+mod check;
 mod client;
 mod reply;
+mod setup;
 mod world;
 
+pub(crate) use check::assert_no_leak;
 pub(crate) use client::{Client, Integrity};
 pub(crate) use reply::{Received, Reply, Signed};
-pub(crate) use world::{Setup, UNIX_START, World, assert_no_leak};
+pub(crate) use setup::Setup;
+pub(crate) use world::{UNIX_START, World};
 
 use std::net::SocketAddr;
 use std::time::Duration;

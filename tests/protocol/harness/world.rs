@@ -5,80 +5,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferryd::address::{Family, FiveTuple, PeerAddr, RelayedAddr};
-use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCredential};
-use ferryd::auth::{Authenticator, Revocation, Revocations};
-use ferryd::stun::{ErrorCode, Message, Method};
+use ferryd::address::{FiveTuple, PeerAddr, RelayedAddr};
+use ferryd::stun::{Message, Method};
 use ferryd::turn::effect::{Ended, RelaySource};
-use ferryd::turn::settings::{RelayAddress, Settings};
 use ferryd::turn::{
-    Counters, Drain, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerConnectionId, PeerPolicy, Policy,
-    RelayId, Route, Server, Shared, WorkerId,
+    Counters, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerConnectionId, Policy, RelayId, Route, Server,
+    Shared, WorkerId,
 };
 
-use super::{ALICE, BOB, REALM, SECRET, SECRET_SHA256};
+use super::Setup;
+use super::check::counted_once;
 
 /// Seconds since the Unix epoch when a test begins; a multiple of the resolution of nonces.
 pub(crate) const UNIX_START: u64 = 1_800_000_000;
-
-/// What a test can choose before the server starts.
-pub(crate) struct Setup {
-    pub(crate) turn: Settings,
-    pub(crate) auth: ferryd::auth::Settings,
-    pub(crate) workers: u8,
-    pub(crate) drain: Option<Drain>,
-    pub(crate) revocations: Vec<Revocation>,
-}
-
-impl Setup {
-    pub(crate) fn relay(&mut self, bind: &str, advertised: Option<&str>) {
-        let advertised = advertised.map(|ip| ip.parse().expect("an address"));
-        self.turn.relay_addresses.push(RelayAddress { bind: bind.parse().expect("an address"), advertised });
-    }
-
-    /// Only users that can be enumerated.
-    pub(crate) fn without_shared_secrets(&mut self) {
-        self.auth.shared_secrets.clear();
-    }
-
-    fn policy(self) -> Policy {
-        Policy {
-            drain: self.drain.map(Arc::new),
-            revocations: Arc::new(Revocations::new(&self.revocations)),
-            peers: Arc::new(PeerPolicy::new(&self.turn)),
-            authenticator: Arc::new(Authenticator::new(&self.auth)),
-            settings: Arc::new(self.turn),
-        }
-    }
-
-    fn standard() -> Self {
-        let user = |name: &str, password: &str| User {
-            name: name.to_owned(),
-            credential: UserCredential::Password(Secret::new(password)),
-        };
-        let secret = |secret: &str, algorithm| SharedSecret { secret: Secret::new(secret), algorithm };
-        let mut setup = Self {
-            turn: Settings { software: Some("ferryd".to_owned()), ..Settings::relaying_on(Vec::new()) },
-            auth: ferryd::auth::Settings {
-                realm: REALM.to_owned(),
-                users: vec![user("alice", ALICE), user("bob", BOB), user("caf\u{e9}", ALICE)],
-                shared_secrets: vec![
-                    secret(SECRET, SecretAlgorithm::Sha1),
-                    secret(SECRET_SHA256, SecretAlgorithm::Sha256),
-                ],
-                nonce_lifetime: ferryd::auth::Settings::NONCE_LIFETIME,
-                nonce_key: Secret::new([9; 32]),
-                third_party: None,
-            },
-            workers: 1,
-            drain: None,
-            revocations: Vec::new(),
-        };
-        setup.relay("192.0.2.1", None);
-        setup.relay("2001:db8::1", None);
-        setup
-    }
-}
 
 /// A datagram that left a relay socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +46,8 @@ pub(crate) struct Connection {
 pub(crate) struct World {
     origin: Instant,
     elapsed: Duration,
+    /// How far somebody has moved the wall clock, in seconds.
+    wall_clock: i64,
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<Server>,
     policy: Policy,
@@ -150,6 +91,7 @@ impl World {
         Self {
             origin,
             elapsed: Duration::ZERO,
+            wall_clock: 0,
             workers: (0..workers).map(worker).collect(),
             policy,
             shared,
@@ -180,11 +122,17 @@ impl World {
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now { instant: self.origin + self.elapsed, unix_seconds: UNIX_START + self.elapsed.as_secs() }
+        let unix_seconds = (UNIX_START + self.elapsed.as_secs()).saturating_add_signed(self.wall_clock);
+        Now { instant: self.origin + self.elapsed, unix_seconds }
     }
 
     pub(crate) fn unix(&self) -> u64 {
         self.now().unix_seconds
+    }
+
+    /// Sets the wall clock forwards or back by seconds, and no other.
+    pub(crate) fn set_wall_clock(&mut self, by: i64) {
+        self.wall_clock += by;
     }
 
     /// Moves the clock and nothing else: a shell that is late with its timers.
@@ -520,45 +468,7 @@ impl World {
     }
 }
 
-/// Every datagram ends in exactly one outcome.
-pub(crate) fn counted_once<T>(server: &mut Server, handle: impl FnOnce(&mut Server) -> T) -> T {
-    let before = outcomes(server.counters());
-    let result = handle(server);
-    assert_eq!(outcomes(server.counters()), before + 1, "one datagram, one outcome");
-    result
-}
-
-/// How many datagrams have ended in whatever outcome.
-pub(crate) fn outcomes(counters: &Counters) -> u64 {
-    let of_method = |method: Method| {
-        let refused = ErrorCode::ALL.into_iter().map(|code| counters.refused(method, code));
-        counters.succeeded(method) + refused.sum::<u64>()
-    };
-    let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.dropped(reason)).sum();
-    // Connects are counted when their peers answer, or when their allocation ends.
-    let requests: u64 = Method::ALL.into_iter().filter(|method| *method != Method::Connect).map(of_method).sum();
-    counters.to_peer + counters.to_client + counters.to_worker + counters.keepalive + requests + dropped
-}
-
 /// Every client has a route of its own, so that an answer on a wrong one is found.
 fn route(client: &FiveTuple) -> Route {
     Route(u64::from(client.client.port()) << 16 | u64::from(client.server.port()))
-}
-
-/// Nothing is left of any allocation: no socket, port, quota, timer or record.
-pub(crate) fn assert_no_leak(world: &World) {
-    assert_eq!(world.sockets.len(), 0, "relay sockets");
-    assert_eq!(world.held.len(), 0, "held sockets");
-    assert_eq!((world.listening.len(), world.connections.len()), (0, 0), "listeners and connections with peers");
-    assert_eq!(world.shared.connections.usage(), 0, "numbers of connections");
-    assert_eq!(world.shared.quotas.total(), 0, "quotas");
-    assert_eq!(world.shared.mobility.usage(), (0, 0), "tickets and 5-tuples that moved");
-    for family in [Family::V4, Family::V6] {
-        assert_eq!(world.shared.ports.usage(family).0, 0, "ports of {family:?}");
-    }
-    for worker in &world.workers {
-        assert_eq!(worker.allocations(), 0, "allocations");
-        assert_eq!(*worker.live(), Default::default(), "live relayed addresses");
-        assert_eq!(worker.poll_timeout(), None, "timers");
-    }
 }
