@@ -11,6 +11,7 @@ use crate::observe::logs::Level;
 mod admin;
 mod check;
 mod credential;
+mod detach;
 mod doctor;
 mod generate;
 mod import;
@@ -50,6 +51,8 @@ enum Verb {
     Credential(credential::Arguments),
     /// Look for what stands in the way of calls on this host; exit status 1 if anything does
     Doctor(doctor::Arguments),
+    /// Take away what a killed ferryd with data-path.offload has left on network interfaces (kernels before 6.6)
+    Detach,
     /// Translate coturn's turnserver.conf, and tell what became of each option
     Import(import::Arguments),
     /// How the running daemon is: state, allocations, listeners, certificates
@@ -91,6 +94,7 @@ pub fn run() -> ExitCode {
         Some(Verb::Check) => check::run(file.as_deref()),
         Some(Verb::Credential(credential)) => credential::run(file.as_deref(), &credential),
         Some(Verb::Doctor(doctor)) => doctor::run(file.as_deref(), &doctor),
+        Some(Verb::Detach) => detach::run(),
         Some(Verb::Import(import)) => import::run(&import),
         Some(Verb::Status(connection)) => admin::status::run(file.as_deref(), &connection),
         Some(Verb::Sessions(sessions)) => admin::sessions::run(file.as_deref(), &sessions),

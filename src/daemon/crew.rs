@@ -145,6 +145,9 @@ impl Crew {
             // What a worker has to say of its end it has logged.
             let _ = thread.join();
         }
+        if let Some(offload) = &self.offload {
+            offload.stop(REPORT_PATIENCE);
+        }
     }
 }
 

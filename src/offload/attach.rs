@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use tracing::{info, warn};
 
 use super::netlink::Link;
-use super::programs::{Programs, TC, in_one_line};
+use super::programs::{Programs, in_one_line};
 use super::settings::{Mode, Settings};
 
 /// A filter's place where there is no tcx: before others, and always the same.
@@ -126,6 +126,9 @@ fn attach(programs: &mut Programs, mode: Mode, link: &Link) -> Result<Method, Pr
         }
     }
     let tc = programs.tc().ok_or(ProgramError::NotLoaded)?;
+    if mode == Mode::Clsact {
+        return attach_clsact(tc, link).map(|()| Method::Clsact);
+    }
     attach_tcx(tc, link).map(|()| Method::Tcx).or_else(|_| attach_clsact(tc, link).map(|()| Method::Clsact))
 }
 
@@ -141,8 +144,6 @@ fn attach_tcx(program: &mut SchedClassifier, link: &Link) -> Result<(), ProgramE
 fn attach_clsact(program: &mut SchedClassifier, link: &Link) -> Result<(), ProgramError> {
     // It is there already where others use it.
     let _ = qdisc_add_clsact(&link.name);
-    // What a killed ferryd has left; its flows have ended by their deadlines.
-    let _ = qdisc_detach_program(&link.name, TcAttachType::Ingress, TC);
     let options = TcAttachOptions::Netlink(NlOptions { priority: CLSACT_PRIORITY, ..NlOptions::default() });
     program.attach_with_options(&link.name, TcAttachType::Ingress, options).map(drop)
 }

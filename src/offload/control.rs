@@ -7,11 +7,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use super::attach::{Attachments, Method};
 use super::counts::Tallies;
 use super::flow::{Flow, FlowRecord, Traffic};
+use super::leftovers::remove_leftovers;
 use super::programs::{LoadError, Programs, States, TC, XDP};
 use super::settings::{Mode, Settings};
 use super::ways::{Destination, Direction, INTERVAL, Ways};
@@ -119,6 +120,7 @@ enum Request {
     Close { index: u32, tag: u64, notify: Notify },
     Report(SyncSender<Report>),
     Run(Box<dyn FnOnce() + Send>),
+    Stop(SyncSender<()>),
 }
 
 impl Offload {
@@ -127,8 +129,12 @@ impl Offload {
     pub fn start(settings: &Settings, addresses: &[IpAddr]) -> Result<Self, StartError> {
         let kinds: &[&'static str] = match settings.mode {
             Mode::Xdp => &[TC, XDP],
-            Mode::Off | Mode::Auto | Mode::Tc => &[TC],
+            Mode::Off | Mode::Auto | Mode::Tc | Mode::Clsact => &[TC],
         };
+        // Without the privilege nothing can be attached either, which is told then.
+        for interface in remove_leftovers().unwrap_or_default() {
+            info!(interface, "a killed ferryd has left its filter here: it is gone");
+        }
         let programs = Programs::load(kinds).map_err(StartError::Load)?;
         let mut ways = Ways::new(programs.ways_max()).map_err(StartError::Host)?;
         let with_loopback = settings.with_loopback();
@@ -204,6 +210,15 @@ impl Offload {
     pub fn run(&self, act: impl FnOnce() + Send + 'static) {
         // Without the thread there is nobody who may.
         let _ = self.requests.send(Request::Run(Box::new(act)));
+    }
+
+    /// Takes the programs from the interfaces; returns when they are gone, or after a while.
+    pub fn stop(&self, patience: Duration) {
+        let (to, from) = std::sync::mpsc::sync_channel(1);
+        if self.requests.send(Request::Stop(to)).is_ok() {
+            // Should it take longer, they end with the process, but for filters.
+            let _ = from.recv_timeout(patience);
+        }
     }
 
     /// How it is; `None` when the thread does not answer in time.
@@ -283,8 +298,15 @@ impl Control {
             let patience = follow_at.saturating_duration_since(Instant::now());
             match self.requests.recv_timeout(patience) {
                 Ok(request) => {
-                    self.handle(request);
-                    while let Ok(request) = self.requests.try_recv() {
+                    let more = std::iter::from_fn(|| self.requests.try_recv().ok());
+                    let requests: Vec<_> = std::iter::once(request).chain(more).collect();
+                    for request in requests {
+                        if let Request::Stop(to) = request {
+                            drop(self);
+                            // Whoever asked may have given up.
+                            let _ = to.try_send(());
+                            return;
+                        }
                         self.handle(request);
                     }
                 }
@@ -330,6 +352,7 @@ impl Control {
                 self.closing.push(Closing { index, was_carried, tag, notify });
             }
             Request::Run(act) => act(),
+            Request::Stop(_) => {}
             Request::Report(to) => {
                 let totals = std::array::from_fn(|total| self.programs.total(total as u32));
                 let traffic = self.read_counts();

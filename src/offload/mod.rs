@@ -9,6 +9,7 @@
 //! - `programs`: the programs and the maps in the kernel; `attach`: on which interfaces they are.
 //! - `counts`: what flows have carried.
 //! - `ways`: routes, interfaces and neighbours, by `netlink`.
+//! - `leftovers`: what a killed daemon has left on interfaces.
 //! - `privilege`: what the rest of the daemon does without.
 //! - `ebpf/`: the programs' source, and the object that is built from it.
 
@@ -16,6 +17,7 @@ mod attach;
 pub mod control;
 mod counts;
 pub mod flow;
+mod leftovers;
 mod netlink;
 mod privilege;
 mod programs;
@@ -25,6 +27,7 @@ mod ways;
 pub use attach::Method;
 pub use control::{FlowId, Notify, Offload, Report, StartError, Total};
 pub use flow::{Flow, Hop, Traffic};
+pub use leftovers::remove_leftovers;
 pub use privilege::drop_capabilities;
 pub use settings::{Mode, Settings};
 

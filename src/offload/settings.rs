@@ -34,12 +34,14 @@ pub enum Mode {
     Auto,
     /// tc programs.
     Tc,
+    /// tc programs as filters, which is all that kernels before 6.6 have.
+    Clsact,
     /// XDP programs, run by the driver; tc where the driver has none.
     Xdp,
 }
 
 impl Mode {
     /// The names in the configuration.
-    pub const NAMES: [(&'static str, Self); 4] =
-        [("off", Self::Off), ("auto", Self::Auto), ("tc", Self::Tc), ("xdp", Self::Xdp)];
+    pub const NAMES: [(&'static str, Self); 5] =
+        [("off", Self::Off), ("auto", Self::Auto), ("tc", Self::Tc), ("clsact", Self::Clsact), ("xdp", Self::Xdp)];
 }

@@ -202,6 +202,44 @@ def nothing_passes_a_released_allocation_or_a_killed_daemon(rig: Rig) -> None:
             peer.close()
 
 
+@case
+def filters_of_older_kernels_are_taken_away_by_a_stop_a_start_and_detach(rig: Rig) -> None:
+    if not isinstance(rig.server, Ferryd):
+        raise RuntimeError(f"{rig.server.name} has no kernel path")
+    detach = ["env", "-u", "FERRYD_BIN", str(rig.server.binary), "detach"]
+    with offloaded(rig, "clsact") as server:
+        require("ferryd_tc" in filters(), "there is no filter")
+        server.stop()
+        require("ferryd_tc" not in filters(), "the filter outlives a stop")
+        for remedy in ("detach", "start"):
+            server.start()
+            one = client(4, 4)
+            peer = udp_socket(PEER, PEER_V4)
+            one.bind(CHANNEL, peer.getsockname()[:2])
+            until_carried(server, one, answering(peer, one))
+            drain(peer)
+            server.program.stop(signal.SIGKILL)
+            # As documented: until the permission ends, or somebody takes the filter away.
+            one.send(CHANNEL, b"carried by nobody's program")
+            require(peer.recv(65536) == b"carried by nobody's program", "the filter is there")
+            if remedy == "detach":
+                told = run_in(SERVER, detach)
+                require("wan" in told, f"detach told {told!r}")
+                require(run_in(SERVER, detach) == "", "a second time there is nothing")
+            else:
+                server.start()
+                require("left its filter" in server.log.read_text(), f"the start is silent, see {server.log}")
+            one.send(CHANNEL, b"too late")
+            with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+                raise AssertionError(f"after {remedy} the peer got {peer.recv(65536)!r}")
+            one.close()
+            peer.close()
+
+
+def filters() -> str:
+    return run_in(SERVER, ["tc", "filter", "show", "dev", "wan", "ingress"])
+
+
 # A host that lets in requests, and answers to what it has sent: the relay ports are closed otherwise.
 STATEFUL = """
 table inet stateful {

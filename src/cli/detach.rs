@@ -1,0 +1,20 @@
+//! `ferryd detach`: what a killed ferryd has left on network interfaces.
+
+use std::process::ExitCode;
+
+use crate::offload::remove_leftovers;
+
+pub(super) fn run() -> ExitCode {
+    match remove_leftovers() {
+        Ok(interfaces) => {
+            for name in interfaces {
+                println!("{name}: the filter is gone");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: filters of the kernel path cannot be removed ({error})");
+            ExitCode::FAILURE
+        }
+    }
+}
