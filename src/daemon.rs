@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use self::crew::{Crew, watchdog, worker_count};
+use self::crew::{Crew, Fittings, watchdog, worker_count};
 use self::failure::{Failure, host};
 use self::helm::Helm;
 use self::reach::{Door, Listeners, Sockets};
@@ -27,6 +27,7 @@ use self::reload::Reload;
 use self::revocations::Store;
 use self::signals::Signals;
 use crate::auth::{Authenticator, Revocations};
+use crate::authority::Authority;
 use crate::config::{Loaded, Settings, Validity};
 use crate::control::api::Api;
 use crate::control::metrics;
@@ -98,7 +99,11 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let counters = recorder.counters();
     let recorder = std::thread::Builder::new().name("recorder".to_owned()).spawn(|| recorder.run());
     let recorder = recorder.map_err(host("start the recorder's thread"))?;
-    let crew = Crew::start(policy(settings, &overlay), settings, sockets.udp, dtls, offload, records, ended)?;
+    let authority = settings.authorization.clone().map(Authority::new).transpose();
+    let authority = authority.map_err(host("ask authorization.url"))?;
+    let authorizations = authority.as_ref().map(Authority::counters);
+    let fittings = Fittings { dtls, offload, records, authority };
+    let crew = Crew::start(policy(settings, &overlay), settings, sockets.udp, fittings, ended)?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new().map_err(host("listen to signals"))?;
         let next = Arc::new(AtomicUsize::new(0));
@@ -106,7 +111,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
         let entrance = Door { tls: tls.clone(), admission: Arc::clone(&admission), sink };
         let listeners = Listeners::serve(settings, sockets.streams, entrance)?;
         let standing = Arc::new(Standing::new(helm::first_words(settings, level, listeners.words(), revoked)));
-        let take = crew.snapshots(&admission, tls.as_ref(), &standing, counters);
+        let take = crew.snapshots(&admission, tls.as_ref(), &standing, counters, authorizations);
         if let Some(listener) = sockets.metrics {
             let take = Arc::clone(&take);
             tokio::spawn(async move {

@@ -10,6 +10,7 @@
 //! - [`net`]: sockets and nothing else; `unsafe` lives here.
 //! - [`web`]: HTTP as a client, for webhooks and the verbs.
 //! - [`worker`]: one packet loop per core around a [`turn::Server`].
+//! - [`authority`]: asks a web service who may allocate.
 //! - [`observe`]: the log and the metrics.
 //! - [`control`]: what operators ask of a running daemon.
 //! - [`config`]: the file's shape on one side, each room's settings on the other.
@@ -19,6 +20,7 @@
 
 pub mod address;
 pub mod auth;
+pub mod authority;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -131,6 +131,7 @@ impl Lab {
                 | Effect::ConnectPeer { .. }
                 | Effect::BindPeer { .. }
                 | Effect::ClosePeer { .. }
+                | Effect::Authorize(_)
                 | Effect::UserAttacked { .. } => {}
             }
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod admin;
+mod authorization;
 mod certificate;
 mod credentials;
 mod host;
@@ -190,6 +191,8 @@ fn read(
     turn.peers.service_ports = streams.map(|listener| listener.address.port()).collect();
     turn.peers.service_ports.extend(metrics.map(|address| address.port()));
     turn.peers.service_ports.extend(admin.remote.as_ref().map(|remote| remote.address.port()));
+    let authorization = authorization::read(root.section("authorization", report), report);
+    turn.authorize = authorization.is_some();
     let sessions = sessions::read(root.section("sessions", report), report);
     let log = read_log(root.section("log", report), report);
     // Last, so that a configuration that is wrong elsewhere leaves no secret behind.
@@ -216,6 +219,7 @@ fn read(
             accept,
             metrics,
             admin,
+            authorization,
             sessions,
             watch,
         },

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub use crate::net::certificate::CertificateFiles;
 use crate::observe::{logs, records};
 use crate::worker::settings::{AcceptLimits, Listener};
-use crate::{auth, control, offload, turn, worker};
+use crate::{auth, authority, control, offload, turn, worker};
 
 /// What every room needs, composed from the layers of the configuration.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Settings {
     /// Where the metrics page is served; nowhere unless set.
     pub metrics: Option<SocketAddr>,
     pub sessions: records::Settings,
+    /// Who decides about allocations beside the credentials; nobody unless set.
+    pub authorization: Option<authority::Settings>,
     pub admin: control::settings::Settings,
 }
 

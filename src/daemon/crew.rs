@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::failure::{Failure, host};
+use crate::authority::{self, Authority};
 use crate::config::Settings;
 use crate::control::metrics::TakeSnapshot;
 use crate::control::orders::Standing;
@@ -35,6 +36,14 @@ pub(super) const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 /// Workers are numbered by a byte.
 const WORKERS_MAX: usize = 256;
 
+/// What workers work with besides their sockets.
+pub(super) struct Fittings {
+    pub(super) dtls: Option<DtlsDoor>,
+    pub(super) offload: Option<Offload>,
+    pub(super) records: Records,
+    pub(super) authority: Option<Authority>,
+}
+
 /// The workers' threads, and what they share.
 pub(super) struct Crew {
     pub(super) shared: Arc<Shared>,
@@ -48,16 +57,17 @@ impl Crew {
         policy: Policy,
         settings: &Settings,
         listeners: Vec<Vec<Stand>>,
-        dtls: Option<DtlsDoor>,
-        offload: Option<Offload>,
-        records: Records,
+        fittings: Fittings,
         ended: mpsc::UnboundedSender<usize>,
     ) -> Result<Self, Failure> {
+        let Fittings { dtls, offload, records, authority } = fittings;
         let shared = Arc::new(Shared::new(&settings.turn));
         let held = HeldSockets::default();
         let mailboxes: io::Result<Vec<_>> = listeners.iter().map(|_| WorkerHandle::new()).collect();
         let mailboxes = mailboxes.map_err(host("make a worker's mailbox"))?;
         let handles: Vec<_> = mailboxes.iter().map(|(handle, ..)| handle.clone()).collect();
+        let authorizer = authority.map(|authority| authority.start(&handles)).transpose();
+        let authorizer = authorizer.map_err(host("start the threads that ask authorization.url"))?;
         let rings = Neighbours::mesh(&handles);
         let backend = backend(settings);
         let mut crew =
@@ -67,8 +77,8 @@ impl Crew {
         {
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&shared), held.clone());
             let (settings, offload, dtls) = (settings.worker, offload.clone(), dtls.clone());
-            let records = records.clone();
-            let berth = Berth { id, settings, shared, held, offload, records, dtls };
+            let (records, authorizer) = (records.clone(), authorizer.clone());
+            let berth = Berth { id, settings, shared, held, offload, records, authorizer, dtls };
             let (policy, past) = (policy.clone(), Past::default());
             let listeners = listeners.into_iter().map(Some).collect();
             let legacy = Legacy { policy, commands, wake, neighbours, listeners, past };
@@ -107,6 +117,7 @@ impl Crew {
         tls: Option<&TlsAcceptConfig>,
         standing: &Arc<Standing>,
         records: Arc<records::Counters>,
+        authorizations: Option<Arc<authority::Counters>>,
     ) -> TakeSnapshot {
         let (handles, shared) = (self.handles.clone(), Arc::clone(&self.shared));
         let (admission, tls, standing) = (Arc::clone(admission), tls.cloned(), Arc::clone(standing));
@@ -129,6 +140,7 @@ impl Crew {
                 admission: Arc::clone(&admission),
                 certificates: tls.as_ref().map(TlsAcceptConfig::status).unwrap_or_default(),
                 records: Arc::clone(&records),
+                authorizations: authorizations.clone(),
                 descriptors: descriptors(),
                 reloads,
                 drain,

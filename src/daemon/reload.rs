@@ -148,6 +148,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     keep("log.format", new.log.format != old.log.format);
     let remote = |settings: &Settings| settings.admin.remote.as_ref().map(|remote| remote.address);
     let socket = |settings: &Settings| (settings.admin.served(), settings.admin.group_access, remote(settings));
+    keep("authorization", new.authorization != old.authorization);
     keep("sessions", new.sessions != old.sessions);
     keep("admin", socket(new) != socket(old));
     // What answers TLS, and what the alternate addresses are, is decided at the start.
@@ -166,6 +167,8 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
         new.tls.clone_from(&old.tls);
     }
     new.log.format = old.log.format;
+    new.authorization.clone_from(&old.authorization);
+    new.turn.authorize = old.turn.authorize;
     new.sessions.clone_from(&old.sessions);
     new.watch = old.watch;
     // The files of a door that stays where it is are read again.

@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::records;
 use crate::address::{Family, Transport};
+use crate::authority;
 use crate::net::admission::Admission;
 use crate::net::certificate::CertificateContent;
 use crate::offload::{self, Total};
@@ -37,6 +38,8 @@ pub struct Snapshot {
     /// The certificates in use, each after its file.
     pub certificates: Vec<(PathBuf, CertificateContent)>,
     pub records: Arc<records::Counters>,
+    /// Where somebody else decides about allocations.
+    pub authorizations: Option<Arc<authority::Counters>>,
     /// Open descriptors and their limit, where they can be told.
     pub descriptors: Option<(u64, u64)>,
     pub reloads: Reloads,
@@ -337,7 +340,17 @@ impl Snapshot {
             ("webhook_lost", read(&records.webhook.lost)),
         ];
         let series = series.map(|(outcome, count)| ([("outcome", outcome)], count));
-        page.counters("session_records", "Session records beside the log, by what became of them", series)
+        page.counters("session_records", "Session records beside the log, by what became of them", series)?;
+        let Some(authorizations) = &self.authorizations else { return Ok(()) };
+        let results = [
+            ("allowed", read(&authorizations.allowed)),
+            ("denied", read(&authorizations.denied)),
+            ("cached", read(&authorizations.cached)),
+            ("failed", read(&authorizations.failed)),
+            ("spared", read(&authorizations.spared)),
+        ];
+        let series = results.map(|(result, count)| ([("result", result)], count));
+        page.counters("authorizations", "Questions to the authorization service, by what became of them", series)
     }
 
     fn certificates(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -116,6 +116,11 @@ impl<'a> Message<'a> {
         self.bytes.len()
     }
 
+    /// The message as it came.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// Whether the message carries a FINGERPRINT, which is then valid.
     pub fn has_fingerprint(&self) -> bool {
         self.has_fingerprint

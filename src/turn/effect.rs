@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::authorization::Application;
 use super::ids::{AllocationId, PeerConnectionId, RelayId, Route, WorkerId};
 use super::session::SessionId;
 use crate::address::{FiveTuple, PeerAddr, RelayedAddr};
@@ -88,6 +89,8 @@ pub enum Effect {
     AllocationStarted(SessionId),
     /// An allocation has ended.
     AllocationEnded(Box<Ended>),
+    /// Have it decided whether a client may allocate, and call `handle_verdict`, in any case. Meanwhile its request waits.
+    Authorize(Box<Application>),
     /// Somebody guesses this user's password: many wrong credentials within a minute. Told seldom, and nobody is locked.
     UserAttacked { username: Box<str> },
 }

@@ -4,6 +4,7 @@
 //! queue. Every datagram ends in exactly one [`Outcome`].
 
 mod allocation;
+pub mod authorization;
 mod buckets;
 pub mod effect;
 mod expiry;

@@ -20,6 +20,8 @@ pub enum Outcome {
     Succeeded(Method),
     /// A Connect request whose connection is being made: it is counted when it is answered.
     Connecting,
+    /// An Allocate that waits for a verdict: it is counted when it is answered.
+    Waiting,
     /// A peer has connected, and the client was told.
     Accepted,
     /// A request that was refused.
@@ -181,7 +183,7 @@ impl Counters {
             Outcome::ToWorker => &mut self.to_worker,
             Outcome::Keepalive => &mut self.keepalive,
             Outcome::Accepted => &mut self.accepted,
-            Outcome::Connecting => return,
+            Outcome::Connecting | Outcome::Waiting => return,
             Outcome::Succeeded(method) => &mut self.succeeded[method as usize],
             Outcome::Refused(method, code) => &mut self.refused[method as usize][code as usize],
             Outcome::Dropped(reason) => &mut self.dropped[reason_index(reason)],

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::allocation::Allocation;
+use super::authorization::Authorization;
 use super::effect::{Beyond, ChannelPath, Effect, EndReason, Ended, Forward, OpenError, Traffic};
 use super::expiry::Expiry;
 use super::guessing::Guessing;
@@ -110,6 +111,7 @@ pub struct Server {
     /// Reservations that this worker made, in the order of their expiry.
     pub(super) reserved: VecDeque<(Instant, Token)>,
     pub(super) guessing: Guessing,
+    pub(super) authorization: Authorization,
     pub(super) live: Live,
     pub(super) counters: Counters,
 }
@@ -136,6 +138,7 @@ impl Server {
             replies: Vec::new(),
             reserved: VecDeque::new(),
             guessing: Guessing::default(),
+            authorization: Authorization::new(hasher.clone()),
             live: Live::default(),
             counters: Counters::default(),
             rng,
@@ -235,6 +238,9 @@ impl Server {
     /// Says that a client's connection is gone: its 5-tuple cannot come back. Its allocation ends, unless the client
     /// has a ticket to come back with.
     pub fn handle_client_closed(&mut self, client: &FiveTuple) {
+        if self.authorization.forget(client) {
+            self.count(Outcome::Dropped(DropReason::InProgress));
+        }
         let Some(id) = self.table.find(client) else { return };
         if self.settings.mobility && self.table.get(id).is_some_and(|allocation| allocation.mobility.is_some()) {
             self.client_departs(id, client);
@@ -325,7 +331,7 @@ impl Server {
     }
 
     /// Counts a datagram by what became of it.
-    fn conclude(&mut self, result: Result<Forward, Outcome>) -> Option<Forward> {
+    pub(super) fn conclude(&mut self, result: Result<Forward, Outcome>) -> Option<Forward> {
         let (outcome, forward) = match result {
             Ok(forward) => {
                 let outcome = match forward {

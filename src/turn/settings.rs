@@ -40,6 +40,8 @@ pub struct Settings {
     pub mobility: bool,
     /// Offers TCP allocations (RFC 6062).
     pub tcp_allocations: bool,
+    /// Asks for a verdict on each Allocate, by [`super::Effect::Authorize`].
+    pub authorize: bool,
 }
 
 impl Settings {
@@ -67,6 +69,7 @@ impl Settings {
             redirect: None,
             mobility: false,
             tcp_allocations: false,
+            authorize: false,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::associations::DtlsDoor;
+use super::authorizer::Authorizer;
 use super::clock::Clock;
 use super::held::HeldSockets;
 use super::listeners::serve;
@@ -42,6 +43,8 @@ pub struct Berth {
     /// The kernel path; `None` is sockets alone.
     pub offload: Option<Offload>,
     pub records: Records,
+    /// Who decides about allocations; `None` where nobody is asked.
+    pub authorizer: Option<Authorizer>,
     /// What answers DTLS; `None` where there is no certificate.
     pub dtls: Option<DtlsDoor>,
 }

@@ -11,6 +11,7 @@ use crate::address::RelayedAddr;
 use crate::net::datagrams::{Datagrams, Role};
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_relay};
 use crate::net::stream::Class;
+use crate::turn::authorization::Verdict;
 use crate::turn::effect::RelaySource;
 use crate::turn::{Effect, Now, OpenError as Refusal, RelayId};
 
@@ -74,6 +75,14 @@ impl<D: Datagrams> Worker<D> {
                         && let Some(detail) = self.server.session(now, id)
                     {
                         self.records.started(detail.session);
+                    }
+                }
+                Effect::Authorize(application) => {
+                    let applicant = application.applicant.clone();
+                    let asked = self.authorizer.as_ref().map(|authorizer| authorizer.ask(now, self.id, *application));
+                    // Nobody is there to ask, or nobody can be asked now.
+                    if let Some(verdict) = asked.unwrap_or(Some(Verdict::Unknown)) {
+                        self.server.handle_verdict(now, &applicant, verdict, now.instant);
                     }
                 }
                 Effect::AllocationEnded(ended) => self.allocation_ended(ended),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::time::Instant;
 
 use super::dtls::Moved;
 use super::listeners::Listening;
@@ -13,6 +14,7 @@ use crate::net::accept::Established;
 use crate::net::poll::Waker;
 use crate::net::stream::Connection;
 use crate::turn;
+use crate::turn::authorization::{Applicant, Verdict};
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub enum Command {
     AdoptAssociation(Box<Moved>),
     /// An association that went to another worker has ended there.
     ForgetAssociation { client: FiveTuple, worker: usize },
+    /// Whether a client may allocate is decided, and holds until then.
+    Decided { applicant: Applicant, verdict: Verdict, until: Instant },
     /// Open, change or close a UDP listener.
     Listen(Listening),
     /// Judge by this from now on; allocations live on.
@@ -115,7 +119,7 @@ impl WorkerHandle {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::net::poll::{Events, Interest, Poll, Token};

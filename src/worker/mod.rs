@@ -5,6 +5,7 @@
 //! through rings of [`neighbours`].
 
 mod associations;
+mod authorizer;
 mod berth;
 mod clock;
 mod connections;
@@ -30,6 +31,7 @@ mod streams;
 mod udp;
 
 pub use associations::DtlsDoor;
+pub use authorizer::{Asked, Authorizer};
 pub use berth::Berth;
 pub use clock::Clock;
 pub use dtls::Moved;

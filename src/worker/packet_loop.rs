@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::associations::Associations;
+use super::authorizer::Authorizer;
 use super::berth::Berth;
 use super::clock::Clock;
 use super::connections::Connections;
@@ -82,6 +83,7 @@ pub struct Worker<D> {
     pub(super) held: HeldSockets,
     pub(super) kernel_path: KernelPath,
     pub(super) records: Records,
+    pub(super) authorizer: Option<Authorizer>,
     pub(super) statistics: Statistics,
     /// A message that is put together from its parts.
     pub(super) message: Vec<u8>,
@@ -132,6 +134,7 @@ impl<D: Datagrams> Worker<D> {
             kernel_path: KernelPath::new(berth.offload.clone(), &legacy.wake),
             associations: Associations::new(berth.dtls.clone()),
             records: berth.records.clone(),
+            authorizer: berth.authorizer.clone(),
             statistics: Statistics::default(),
             message: Vec::new(),
             unfinished: VecDeque::new(),
@@ -297,6 +300,10 @@ impl<D: Datagrams> Worker<D> {
                 Command::Adopt(connection) => self.add_stream(now, *connection),
                 Command::AdoptAssociation(moved) => self.adopt_association(now, *moved),
                 Command::ForgetAssociation { client, worker } => self.forget_association(&client, worker),
+                Command::Decided { applicant, verdict, until } => {
+                    self.server.handle_verdict(now, &applicant, verdict, until);
+                    self.carry_out_effects(now);
+                }
                 Command::Listen(listening) => self.listen(listening),
                 Command::Replace(policy) => {
                     self.policy = policy.clone();

@@ -16,6 +16,7 @@ mod wire;
 
 mod addresses;
 mod admin;
+mod authorization;
 mod bad_input;
 mod between_clients;
 mod credentials;

@@ -26,6 +26,7 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
         | Effect::ClientMoved { .. }
         | Effect::AllocationStarted(_)
         | Effect::AllocationEnded(_)
+        | Effect::Authorize(_)
         | Effect::UserAttacked { .. } => None,
     };
     world.events.iter().filter_map(event).collect()

@@ -5,6 +5,7 @@ mod harness;
 
 mod allocate;
 mod authentication;
+mod authorization;
 mod binding;
 mod browsers;
 mod channel;

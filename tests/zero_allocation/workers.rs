@@ -115,7 +115,7 @@ impl Crew {
             let listeners = vec![Some(Stand { queues, terms: Terms::open(Accept::Plain) })];
             let (id, settings) = (WorkerId(index as u8), Settings::default());
             let (shared, held, records) = (Arc::clone(&shared), held.clone(), records.clone());
-            let berth = Berth { id, settings, shared, held, offload: None, records, dtls: None };
+            let berth = Berth { id, settings, shared, held, offload: None, records, authorizer: None, dtls: None };
             let (policy, past) = (policy.clone(), Past::default());
             let legacy = Legacy { policy, commands, wake, neighbours, listeners, past };
             crew.threads.push(std::thread::spawn(move || {

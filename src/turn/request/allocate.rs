@@ -1,5 +1,6 @@
 //! Allocate (RFC 8656 section 7.2), step by step.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -61,7 +62,9 @@ impl Server {
         let wanted = self.wanted(request)?;
         let requested = self.requested_lifetime(request)?;
         let lifetime = self.granted_lifetime(request, requested);
-        let Claim { addresses, address_error, source, quota, reservation_quota } = self.claim(request, &wanted)?;
+        let allocations_max = self.authorized(request)?;
+        let Claim { addresses, address_error, source, quota, reservation_quota } =
+            self.claim(request, &wanted, allocations_max)?;
         let created = Created { transaction: request.envelope.transaction, reservation: None, address_error };
         let opening = Box::new(Opening {
             envelope: request.envelope.clone(),
@@ -217,10 +220,22 @@ impl Server {
     }
 
     /// Takes places and ports; what was taken is given back with the claim.
-    fn claim(&mut self, request: &Request<'_>, wanted: &Wanted) -> Result<Claim, Rejection> {
-        let (user, client) = (request.credentials.quota_name(), request.envelope.client.client.ip());
+    /// `allocations_max` is what a verdict allows the user, in place of what is configured.
+    fn claim(
+        &mut self,
+        request: &Request<'_>,
+        wanted: &Wanted,
+        allocations_max: Option<u32>,
+    ) -> Result<Claim, Rejection> {
+        let (mut user, client) = (request.credentials.quota_name(), request.envelope.client.client.ip());
+        let mut limits = Cow::Borrowed(&self.settings.limits);
+        if let Some(allocations_max) = allocations_max {
+            // Whoever sets a limit for a name means all who have it.
+            user = user.or(Some(&request.credentials.username));
+            limits.to_mut().allocations_per_user = allocations_max;
+        }
         let acquire = |paid: Option<&QuotaGuard>| {
-            let acquired = self.shared.quotas.acquire(&self.settings.limits, user, client, paid);
+            let acquired = self.shared.quotas.acquire(&limits, user, client, paid);
             acquired.map_err(|_| ErrorCode::AllocationQuotaReached)
         };
         if let Some(token) = wanted.token {

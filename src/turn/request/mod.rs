@@ -28,10 +28,10 @@ const UNKNOWN_ATTRIBUTES_MAX: usize = 16;
 
 /// A request that has passed authentication.
 pub(super) struct Request<'a> {
-    now: Now,
-    message: Message<'a>,
-    envelope: Envelope,
-    credentials: Credentials,
+    pub(super) now: Now,
+    pub(super) message: Message<'a>,
+    pub(super) envelope: Envelope,
+    pub(super) credentials: Credentials,
 }
 
 /// A request is answered with this error.
@@ -42,6 +42,8 @@ pub(super) enum Rejection {
     TryAlternate(Box<TryAlternate>),
     /// Nothing is sent: the answer is on its way.
     InProgress,
+    /// Nothing is sent yet: somebody else decides.
+    Waiting,
 }
 
 impl From<ErrorCode> for Rejection {
@@ -168,6 +170,7 @@ impl Server {
         match result {
             Ok(()) if method == Method::Connect => Outcome::Connecting,
             Ok(()) => Outcome::Succeeded(method),
+            Err(Rejection::Waiting) => Outcome::Waiting,
             Err(Rejection::InProgress) => Outcome::Dropped(DropReason::InProgress),
             Err(Rejection::Error(code)) => {
                 self.refuse(&request.envelope, code, |_| {});

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ferryd::address::{FiveTuple, PeerAddr, RelayedAddr};
 use ferryd::stun::{Message, Method};
+use ferryd::turn::authorization::{Application, Verdict};
 use ferryd::turn::effect::{Ended, RelaySource};
 use ferryd::turn::{
     Counters, DropReason, Effect, Forward, IcmpError, Now, OpenError, PeerConnectionId, Policy, RelayId, Route, Server,
@@ -68,6 +69,8 @@ pub(crate) struct World {
     pub(crate) streams: HashMap<FiveTuple, usize>,
     pub(crate) inboxes: HashMap<FiveTuple, VecDeque<Vec<u8>>>,
     pub(crate) sent: VecDeque<Sent>,
+    /// What waits for [`Self::decide`].
+    applications: Vec<Application>,
     /// Channels and ends, in their order.
     pub(crate) events: Vec<Effect>,
     pub(crate) forwards: usize,
@@ -106,6 +109,7 @@ impl World {
             streams: HashMap::new(),
             inboxes: HashMap::new(),
             sent: VecDeque::new(),
+            applications: Vec::new(),
             events: Vec::new(),
             forwards: 0,
             asked: None,
@@ -266,6 +270,17 @@ impl World {
         self.drain(worker);
     }
 
+    /// Decides about everybody who waits for a verdict, for so long; returns about whom.
+    pub(crate) fn decide(&mut self, worker: usize, verdict: Verdict, holds: Duration) -> Vec<Application> {
+        let applications = std::mem::take(&mut self.applications);
+        let now = self.now();
+        for Application { applicant, .. } in &applications {
+            self.workers[worker].handle_verdict(now, applicant, verdict, now.instant + holds);
+            self.drain(worker);
+        }
+        applications
+    }
+
     pub(crate) fn stop(&mut self) {
         for worker in 0..self.workers.len() {
             self.workers[worker].handle_stop();
@@ -372,6 +387,7 @@ impl World {
                 | Effect::ClientMoved { .. }
                 | Effect::AllocationStarted(_)
                 | Effect::AllocationEnded(_)
+                | Effect::Authorize(_)
                 | Effect::UserAttacked { .. } => false,
             };
             if waits {
@@ -438,6 +454,7 @@ impl World {
             | Effect::ClientMoved { .. }
             | Effect::AllocationEnded(_)
             | Effect::UserAttacked { .. }) => self.events.push(event),
+            Effect::Authorize(application) => self.applications.push(*application),
         }
     }
 
