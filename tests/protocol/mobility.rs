@@ -115,8 +115,7 @@ fn the_old_five_tuple_works_until_data_comes_on_the_new_one() {
                 assert!(is_reached(&mut world, relay, &before, &[&after]));
                 assert!(reaches_peer(&mut world, &before));
                 assert_eq!(before.refresh(&mut world, None).result(), Ok(()));
-                // Requests are no data.
-                assert_eq!(after.permit(&mut world, &[PEER]).result(), Ok(()));
+                // A Refresh may keep the new one open beside the old one.
                 assert_eq!(after.refresh(&mut world, None).result(), Ok(()));
             }
             if by_indication {
@@ -134,6 +133,29 @@ fn the_old_five_tuple_works_until_data_comes_on_the_new_one() {
             assert!(!reaches_peer(&mut world, &before));
             assert_eq!(before.refresh(&mut world, None).result(), Err(437));
             assert!(reaches_peer(&mut world, &after));
+        }
+    }
+}
+
+#[test]
+fn a_client_that_prepares_for_data_on_the_new_five_tuple_gets_it_there() {
+    for worker in [0, 2] {
+        for by_channel in [false, true] {
+            let mut world = world();
+            let mut before = Client::new(HOME);
+            let old = allocate(&mut world, &mut before);
+            let relay = relay(&world);
+            let mut after = Client::new(AWAY).on_worker(worker);
+            come_back(&mut world, &mut after, &old);
+            // What is refused prepares for nothing.
+            assert_eq!(after.permit(&mut world, &["127.0.0.1:1"]).result(), Err(403));
+            assert_eq!(after.bind(&mut world, 0x4000, "127.0.0.1:1").result(), Err(400));
+            assert!(is_reached(&mut world, relay, &before, &[&after]));
+            let reply =
+                if by_channel { after.bind(&mut world, 0x4000, PEER) } else { after.permit(&mut world, &[PEER]) };
+            assert_eq!(reply.result(), Ok(()));
+            assert!(is_reached(&mut world, relay, &after, &[&before]));
+            assert!(!reaches_peer(&mut world, &before));
         }
     }
 }

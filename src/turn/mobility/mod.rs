@@ -30,7 +30,7 @@ pub(super) struct Mobility {
     /// Of the ticket that is good.
     handle: Handle,
     ticket: Ticket,
-    /// The 5-tuple that the client has announced, until data comes from there.
+    /// The 5-tuple that the client has announced, until it is used.
     next: Option<Path>,
     /// The client's connection is gone: only a ticket leads here.
     away: bool,
@@ -211,7 +211,10 @@ impl Server {
         }
     }
 
-    /// Data has come from a 5-tuple: if it is the announced one, the allocation moves over. Hot.
+    /// Data, or what prepares for data, has come from a 5-tuple: if it is the announced one, the allocation moves over. Hot.
+    ///
+    /// RFC 8016 section 3.2.2 names data alone. A client that permits a peer from its new address waits for data there,
+    /// and where its old one is gone it would hear nothing before it had spoken: coturn's client goes about it so.
     pub(super) fn client_speaks(&mut self, id: AllocationId, client: &FiveTuple) {
         if self.table.get(id).is_some_and(|allocation| allocation.is_announced(client)) {
             self.move_over(id);

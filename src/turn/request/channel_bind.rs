@@ -41,6 +41,7 @@ impl Server {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
         }
+        self.client_speaks(id, &request.envelope.client);
         self.rearm(id);
         self.succeed(&request.envelope, |_| {});
         if let Some(until) = until {

@@ -27,6 +27,7 @@ impl Server {
         for peer in permitted {
             allocation.permit(peer, request.now.instant);
         }
+        self.client_speaks(id, &request.envelope.client);
         self.rearm(id);
         self.succeed(&request.envelope, |_| {});
         self.extend_channels(id, |peer| peers.contains(&peer.ip()));
