@@ -34,6 +34,8 @@ pub use settings::{Mode, Settings};
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod test_bench;
 #[cfg(test)]
 mod test_packets;

@@ -142,6 +142,15 @@ pub(super) enum Expected {
 }
 
 impl Expected {
+    /// Which of the three it is.
+    pub(super) fn kind(&self) -> usize {
+        match self {
+            Self::Passed => 0,
+            Self::Dropped => 1,
+            Self::Packet(_) => 2,
+        }
+    }
+
     pub(super) fn fate(&self) -> Fate {
         match self {
             Self::Passed => Fate::Passed,

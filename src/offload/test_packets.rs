@@ -54,6 +54,13 @@ impl Packet {
         }
     }
 
+    /// Whether it is no plain datagram in a plain frame.
+    pub(super) fn is_unusual(&self) -> bool {
+        let fragment = self.more_fragments || self.fragment_offset > 0;
+        let wrong = self.bad_header_checksum || self.udp_len_error != 0 || self.ip_len_error != 0 || self.trailer > 0;
+        fragment || wrong || self.is_tcp || self.options || self.vlan || self.multicast
+    }
+
     /// Whether the family has what is unusual about it.
     pub(super) fn is_possible(&self) -> bool {
         let needs_v4 = self.more_fragments || self.fragment_offset > 0 || self.bad_header_checksum;

@@ -1,0 +1,231 @@
+//! Random packets on random tables: the programs do what a model of the socket path does, and count the same.
+
+use std::net::SocketAddr;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use super::flow::{Flow, FlowRecord, Hop, Traffic};
+use super::test_bench::*;
+use super::test_packets::Packet;
+use crate::address::{PeerAddr, RelayedAddr};
+
+/// Each with a table of its own.
+const TABLES: u64 = 40;
+const PACKETS: usize = 150;
+/// A tick of the programs' clock that is long over.
+const PAST: u64 = 1;
+const CLIENTS: [&str; 4] = [CLIENT4, "198.51.100.7:40001", CLIENT6, "[2001:db8:7::2]:40000"];
+const PEERS: [&str; 4] = [PEER4, "192.0.2.99:6001", PEER6, "[2001:db8:9::2]:6000"];
+const OTHER_RELAYED4: &str = "203.0.113.4:50002";
+
+/// A flow with what the daemon and earlier packets have written of it.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    flow: Flow,
+    deadline: u64,
+    from_client: u64,
+    from_peer: u64,
+    /// 1500 bytes, 600 bytes, none, or one that is not written.
+    to_peer: u32,
+    to_client: u32,
+}
+
+/// What becomes of a packet, and which rows count it to the peer and to the client.
+struct Verdict {
+    expected: Expected,
+    to_peer: Option<usize>,
+    to_client: Option<usize>,
+    len: u64,
+}
+
+impl Verdict {
+    fn passed() -> Self {
+        Self { expected: Expected::Passed, to_peer: None, to_client: None, len: 0 }
+    }
+}
+
+/// The socket path's behaviour, and when the kernel is to leave a packet to it.
+fn model(rows: &[Row], packet: &Packet) -> Verdict {
+    judge(rows, packet).unwrap_or_else(Verdict::passed)
+}
+
+/// `None` is for the sockets.
+fn judge(rows: &[Row], packet: &Packet) -> Option<Verdict> {
+    if packet.is_unusual() {
+        return None;
+    }
+    // The latest of two that share a key has it.
+    let row = |is_it: &dyn Fn(&Flow) -> bool| rows.iter().rposition(|row| is_it(&row.flow));
+    let channel = packet.payload.get(..4).map(|header| u16::from_be_bytes([header[0], header[1]]));
+    let of_client = row(&|flow| {
+        let ends = (flow.client.socket_addr(), flow.server.socket_addr());
+        ends == (packet.from, packet.to) && channel == Some(flow.channel)
+    });
+    let (data, to_peer, to_client) = if let Some(from) = of_client {
+        let data = &packet.payload[4..];
+        let here = &rows[from];
+        if here.deadline == 0 || usize::from(u16::from_be_bytes([packet.payload[2], packet.payload[3]])) != data.len() {
+            return None;
+        }
+        let other = match here.flow.hop {
+            None => None,
+            Some(hop) => Some(row(&|flow| {
+                flow.hop.is_some()
+                    && flow.relayed.socket_addr() == hop.relayed.socket_addr()
+                    && flow.peer.socket_addr() == hop.from.socket_addr()
+            })?),
+        };
+        let there = other.map_or(here.from_peer, |other| rows[other].from_client);
+        (there != 0 && here.from_client == FOREVER).then_some((data, Some(from), other))?
+    } else {
+        let of_peer = |flow: &Flow| {
+            let ends = (flow.peer.socket_addr(), flow.relayed.socket_addr());
+            flow.hop.is_none() && ends == (packet.from, packet.to)
+        };
+        let from = row(&of_peer)?;
+        let here = &rows[from];
+        (here.from_client != 0 && here.from_peer == FOREVER).then_some((&packet.payload[..], None, Some(from)))?
+    };
+    let (sent, way) = match (to_client, to_peer) {
+        (Some(index), _) => {
+            let Row { flow, deadline, to_client, .. } = &rows[index];
+            (*deadline != 0).then(|| (at_client(flow, data), *to_client))?
+        }
+        (None, Some(index)) => (at_peer(&rows[index].flow, data), rows[index].to_peer),
+        (None, None) => return None,
+    };
+    let mtu = [None, Some(1500), Some(600)].get(way as usize).copied().flatten()?;
+    if packet.no_checksum && (packet.from.is_ipv6() || sent.from.is_ipv6()) {
+        return None;
+    }
+    if sent.payload.len() + 8 + if sent.from.is_ipv6() { 40 } else { 20 } > mtu {
+        return None;
+    }
+    if packet.ttl <= 1 {
+        return Some(Verdict { expected: Expected::Dropped, ..Verdict::passed() });
+    }
+    let len = data.len() as u64;
+    let Packet { ttl, tos, no_checksum, .. } = *packet;
+    let sent = Packet { ttl: ttl - 1, tos, no_checksum, ..sent };
+    Some(Verdict { expected: Expected::Packet(sent), to_peer, to_client, len })
+}
+
+fn random_flow(rng: &mut StdRng) -> Flow {
+    let client = *CLIENTS.choose(rng).unwrap();
+    let server = if at(client).is_ipv4() { SERVER4 } else { SERVER6 };
+    let channel = CHANNEL + rng.random_range(0..3);
+    if rng.random_ratio(1, 3) {
+        let (relayed, peer) = if rng.random() { (RELAYED4, OTHER_RELAYED4) } else { (OTHER_RELAYED4, RELAYED4) };
+        let hop = Hop { relayed: RelayedAddr::new(at(peer)), from: PeerAddr::new(at(relayed)) };
+        return Flow { channel, hop: Some(hop), ..flow(client, server, relayed, peer) };
+    }
+    let peer = *PEERS.choose(rng).unwrap();
+    Flow { channel, ..flow(client, server, if at(peer).is_ipv4() { RELAYED4 } else { RELAYED6 }, peer) }
+}
+
+fn random_row(rng: &mut StdRng) -> Row {
+    let seen = |rng: &mut StdRng| *[0, PAST, FOREVER, FOREVER, FOREVER, FOREVER, FOREVER].choose(rng).unwrap();
+    let way = |rng: &mut StdRng| *[0, 1, 1, 1, 1, 2, 9].choose(rng).unwrap();
+    Row {
+        flow: random_flow(rng),
+        deadline: if rng.random_ratio(1, 8) { 0 } else { FOREVER },
+        from_client: seen(rng),
+        from_peer: seen(rng),
+        to_peer: way(rng),
+        to_client: way(rng),
+    }
+}
+
+fn random_packet(rng: &mut StdRng, rows: &[Row]) -> Packet {
+    let around = *[0, 5, 160, 540, 572, 600, 1440, 1472, 1500].choose(rng).unwrap();
+    let data: Vec<u8> = (0..around + rng.random_range(0..8)).map(|_| rng.random()).collect();
+    let flow = rows.choose(rng).unwrap().flow;
+    let mut packet = if rng.random() { from_client(&flow, &data) } else { from_peer(&flow, &data) };
+    packet.tos = rng.random();
+    packet.ttl = *[0, 1, 2, 64, 64, 64, 64, 255].choose(rng).unwrap();
+    packet.dont_fragment = rng.random();
+    packet.no_checksum = rng.random_ratio(1, 8);
+    if rng.random_ratio(1, 3) {
+        spoil(rng, &mut packet);
+    }
+    packet
+}
+
+/// Makes one thing of a packet otherwise.
+fn spoil(rng: &mut StdRng, packet: &mut Packet) {
+    let is_v4 = packet.from.is_ipv4();
+    let other_port = |address: SocketAddr| SocketAddr::new(address.ip(), address.port() ^ 1);
+    match rng.random_range(0..15) {
+        0 => packet.from = other_port(packet.from),
+        1 => packet.to = other_port(packet.to),
+        2 => std::mem::swap(&mut packet.from, &mut packet.to),
+        3 => packet.is_tcp = true,
+        4 => packet.options = true,
+        5 => packet.vlan = true,
+        6 => packet.multicast = true,
+        7 => packet.trailer = rng.random_range(1..9),
+        8 => packet.udp_len_error = *[-1, 1].choose(rng).unwrap(),
+        9 => packet.ip_len_error = *[-1, 1].choose(rng).unwrap(),
+        10 => packet.more_fragments = is_v4,
+        11 => packet.fragment_offset = if is_v4 { rng.random_range(1..100) } else { 0 },
+        12 => packet.bad_header_checksum = is_v4,
+        13 => {
+            let len = rng.random_range(0..=packet.payload.len());
+            packet.payload.truncate(len);
+        }
+        _ => {
+            let at = rng.random_range(0..4.max(packet.payload.len()));
+            if let Some(byte) = packet.payload.get_mut(at) {
+                *byte ^= 1 << rng.random_range(0..8);
+            }
+        }
+    }
+}
+
+fn write(bench: &Bench, rows: &[Row]) {
+    for (index, row) in rows.iter().enumerate() {
+        let index = index as u32;
+        bench.programs.states.set_deadline(index, row.deadline);
+        bench.programs.states.set_seen(index, row.from_client, row.from_peer);
+        bench.set_ways(index, row.to_peer, row.to_client);
+    }
+}
+
+#[test]
+fn whatever_comes_the_programs_do_what_the_model_does() {
+    let mut outcomes = [0; 3];
+    for seed in 0..TABLES {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let rows: Vec<_> = (0..rng.random_range(1..8)).map(|_| random_row(&mut rng)).collect();
+        let Some(mut bench) = Bench::with(&[]) else { return };
+        for (index, row) in rows.iter().enumerate() {
+            bench.programs.insert(index as u32, &FlowRecord::new(&row.flow).unwrap()).unwrap();
+        }
+        let mut counts = vec![Traffic::default(); rows.len()];
+        for _ in 0..PACKETS {
+            let packet = random_packet(&mut rng, &rows);
+            let Verdict { expected, to_peer, to_client, len } = model(&rows, &packet);
+            outcomes[expected.kind()] += 1;
+            let frame = packet.frame();
+            for is_xdp in [false, true] {
+                write(&bench, &rows);
+                let fate = if is_xdp { bench.xdp(&frame) } else { bench.tc(&frame) };
+                let what = if is_xdp { "XDP" } else { "tc" };
+                assert_eq!(tidy(fate, is_xdp), expected.fate(), "{what}, seed {seed}: {packet:?}\non {rows:#?}");
+                if let Some(row) = to_peer {
+                    counts[row] += Traffic { packets_to_peer: 1, bytes_to_peer: len, ..Traffic::default() };
+                }
+                if let Some(row) = to_client {
+                    counts[row] += Traffic { packets_to_client: 1, bytes_to_client: len, ..Traffic::default() };
+                }
+            }
+        }
+        for (index, expected) in counts.into_iter().enumerate() {
+            assert_eq!(bench.programs.traffic(index as u32), expected, "seed {seed}, flow {index}");
+        }
+    }
+    // All of them have been seen, often.
+    assert!(outcomes.iter().all(|count| *count > 100), "passed, dropped, sent: {outcomes:?}");
+}
