@@ -18,8 +18,8 @@ const call = (() => {
     }
   }
 
-  /** Makes the connection with a data channel and, if asked, the camera's (fake) video. */
-  async function open({ configuration, video }) {
+  /** Makes the connection with a data channel and, if asked, media: the camera's (fake) video. */
+  async function open({ configuration, media }) {
     received = [];
     connection = new RTCPeerConnection(configuration);
     connection.addEventListener("icecandidateerror", (event) => {
@@ -32,7 +32,7 @@ const call = (() => {
     channel = connection.createDataChannel("ferry", { negotiated: true, id: 0 });
     channel.binaryType = "arraybuffer";
     channel.addEventListener("message", (event) => received.push(new Uint8Array(event.data)));
-    if (video) {
+    if (media) {
       const constraints = { video: { width: 320, height: 240, frameRate: 10 } };
       const stream = await navigator.mediaDevices.getUserMedia(constraints);
       for (const track of stream.getTracks()) connection.addTrack(track, stream);

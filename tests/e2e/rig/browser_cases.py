@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from .browser import CHROMIUM, FIREFOX, Call
+from .browser import CHROMIUM, FIREFOX
 from .cases import Rig, case, require
 from .credentials import Credential, time_limited
 from .lab import CLIENT_A, CLIENT_B, NAT_A, NAT_B, NO_UDP, ONLY_TCP_443, OPEN, SERVER_NAME, SERVER_V4
+from .side import Call
 
 STUN_URL = f"stun:{SERVER_V4}:3478"
 MESSAGES = {"count": 50, "size": 1000}
@@ -40,7 +41,7 @@ def relayed_call(rig: Rig, caller: str, callee: str, path: Path, credential: Cre
         "iceServers": [turn_server(path.url, credential or time_limited("browser"))],
         "iceTransportPolicy": "relay",
     }
-    for types in call.establish(configuration, video=True):
+    for types in call.establish(configuration, media=True):
         require(set(types) == {"relay"}, f"candidates other than relay: {types}")
     states = call.both("outcome", seconds=CONNECT_SECONDS)
     require(states == ["connected", "connected"], f"connection states {states}")
@@ -58,7 +59,7 @@ def direct_call(rig: Rig, servers: list[dict]) -> list[str]:
     """A call of Chromium with Chromium over whatever ICE finds; returns both final states."""
     call = Call(rig.browsers.get(CHROMIUM, CLIENT_A), rig.browsers.get(CHROMIUM, CLIENT_B))
     configuration = {"iceServers": servers, "iceTransportPolicy": "all"}
-    for types in call.establish(configuration, video=False):
+    for types in call.establish(configuration, media=False):
         require("srflx" in types, f"no server-reflexive candidate, STUN is not answered: {types}")
     states = call.both("outcome", seconds=CONNECT_SECONDS)
     if states == ["connected", "connected"]:

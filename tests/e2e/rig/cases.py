@@ -21,6 +21,8 @@ class Rig:
 
 Case = Callable[[Rig], None]
 CASES: dict[str, Case] = {}
+# Of clients that `--clients` runs.
+CLIENT_CASES: dict[str, Case] = {}
 
 
 def case(function: Case) -> Case:
