@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::address::Family;
 
+/// A gateway of another family than the route's (linux/rtnetlink.h); libc has it for glibc alone.
+const RTA_VIA: u16 = 18;
 /// A kernel that says nothing for this long says nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Room for one datagram of a dump: the kernel fills 32 KiB at most.
@@ -69,7 +71,7 @@ pub(super) struct Netlink {
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
         let socket = open(0, 0)?;
-        let patience = libc::timeval { tv_sec: PATIENCE.as_secs() as libc::time_t, tv_usec: 0 };
+        let patience = libc::timeval { tv_sec: PATIENCE.as_secs() as _, tv_usec: 0 };
         // SAFETY: the descriptor is open, and the kernel reads a timeval.
         let result = unsafe {
             libc::setsockopt(
@@ -345,7 +347,7 @@ fn parse_route(body: &[u8]) -> Option<Route> {
             libc::RTA_OIF if value.len() == 4 => route.ifindex = u32_at(value, 0),
             libc::RTA_GATEWAY => route.gateway = ip(value),
             // A gateway of the other family, behind that family's number.
-            libc::RTA_VIA => route.gateway = value.get(2..).and_then(ip),
+            RTA_VIA => route.gateway = value.get(2..).and_then(ip),
             libc::RTA_METRICS => {
                 let mtu = attributes(value).find(|(kind, value)| *kind == RTAX_MTU && value.len() == 4);
                 route.mtu = mtu.map(|(_, value)| u32_at(value, 0));
