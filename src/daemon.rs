@@ -113,9 +113,10 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
         let standing = Arc::new(Standing::new(helm::first_words(settings, level, listeners.words(), revoked)));
         let take = crew.snapshots(&admission, tls.as_ref(), &standing, counters, authorizations);
         if let Some(listener) = sockets.metrics {
-            let take = Arc::clone(&take);
+            let (take, top_users) = (Arc::clone(&take), settings.top_users);
+            let source = metrics::Source { take, top_users, workers: crew.handles.clone() };
             tokio::spawn(async move {
-                if let Err(error) = metrics::serve(listener, take).await {
+                if let Err(error) = metrics::serve(listener, source).await {
                     error!(%error, "the metrics page ended");
                 }
             });

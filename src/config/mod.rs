@@ -182,7 +182,7 @@ fn read(
     let watch = watch.map_or(WATCH_DEFAULT, |entry| entry.value);
     let drain = read_drain(root.section("drain", report), &own, report);
     let (worker, offload) = read_data_path(root.section("data-path", report), report);
-    let metrics = read_metrics(root.section("metrics", report), report);
+    let (metrics, top_users) = read_metrics(root.section("metrics", report), report);
     let runtime_directory = systemd_directory(environment, "RUNTIME_DIRECTORY");
     let mut admin =
         admin::read(root.section("admin", report), runtime_directory, tls.first().map(|(files, _)| files), report);
@@ -218,6 +218,7 @@ fn read(
             log,
             accept,
             metrics,
+            top_users,
             admin,
             authorization,
             sessions,
@@ -268,16 +269,21 @@ fn read_drain(mut section: Section, own: &redirect::Own<'_>, report: &mut Report
     Drain { on_stop: on_stop.map_or(Duration::ZERO, |entry| entry.value), redirect }
 }
 
-fn read_metrics(mut section: Section, report: &mut Report) -> Option<SocketAddr> {
+/// A page of more names than this is nobody's to read.
+const TOP_USERS_MAX: u32 = 1000;
+
+fn read_metrics(mut section: Section, report: &mut Report) -> (Option<SocketAddr>, usize) {
+    let top_users = section.number("top-users", 0..=TOP_USERS_MAX.into(), report);
+    let top_users = top_users.map_or(0, |entry: Entry<u32>| entry.value as usize);
     let address = section.text("address", report).filter(|entry| !entry.value.is_empty());
     section.finish(report);
-    let Entry { value, at } = address?;
+    let Some(Entry { value, at }) = address else { return (None, top_users) };
     let parsed = value.parse().ok();
     if parsed.is_none() {
         let remedy = "write \"127.0.0.1:9641\", or \"\" for no metrics page";
         report.problem(at.problem(format!("found \"{value}\""), "an address with a port", remedy));
     }
-    parsed
+    (parsed, top_users)
 }
 
 fn read_log(mut log: Section, report: &mut Report) -> logs::Settings {

@@ -29,6 +29,8 @@ pub struct Settings {
     pub accept: AcceptLimits,
     /// Where the metrics page is served; nowhere unless set.
     pub metrics: Option<SocketAddr>,
+    /// Users that the metrics page names, those with the most bytes; 0 is none.
+    pub top_users: usize,
     pub sessions: records::Settings,
     /// Who decides about allocations beside the credentials; nobody unless set.
     pub authorization: Option<authority::Settings>,

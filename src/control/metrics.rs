@@ -10,28 +10,47 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::workers::busiest_users;
 use crate::observe::metrics::{MEDIA_TYPE, Snapshot};
+use crate::worker::WorkerHandle;
 
 /// Takes a snapshot; may block, and fails when a worker does not answer.
 pub type TakeSnapshot = Arc<dyn Fn() -> Option<Snapshot> + Send + Sync>;
 
+/// What the page is made of.
+#[derive(Clone)]
+pub struct Source {
+    pub take: TakeSnapshot,
+    /// How many users are named, and whom to ask for them; 0 is none.
+    pub top_users: usize,
+    pub workers: Vec<WorkerHandle>,
+}
+
 /// Answers `/metrics` and `/ready` until dropped.
-pub async fn serve(listener: TcpListener, take: TakeSnapshot) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, source: Source) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let router = Router::new().route("/metrics", get(metrics)).route("/ready", get(ready)).with_state(take);
+    let router = Router::new().route("/metrics", get(metrics)).route("/ready", get(ready)).with_state(source);
     axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
 }
 
-async fn metrics(State(take): State<TakeSnapshot>) -> Response {
-    let page = tokio::task::spawn_blocking(move || take()?.page().ok()).await;
-    match page {
-        Ok(Some(page)) => ([(header::CONTENT_TYPE, MEDIA_TYPE)], page).into_response(),
-        Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n").into_response(),
+async fn metrics(State(source): State<Source>) -> Response {
+    match page(source).await {
+        Some(page) => ([(header::CONTENT_TYPE, MEDIA_TYPE)], page).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n").into_response(),
     }
 }
 
+async fn page(source: Source) -> Option<String> {
+    let Source { take, top_users, workers } = source;
+    let mut snapshot = tokio::task::spawn_blocking(move || take()).await.ok()??;
+    if top_users > 0 {
+        snapshot.top_users = busiest_users(workers, top_users).await?;
+    }
+    snapshot.page().ok()
+}
+
 /// Ready is every worker answering and new allocations being made.
-async fn ready(State(take): State<TakeSnapshot>) -> Response {
+async fn ready(State(Source { take, .. }): State<Source>) -> Response {
     match tokio::task::spawn_blocking(move || Some(take()?.drain.is_some())).await {
         Ok(Some(false)) => "ready\n".into_response(),
         Ok(Some(true)) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),

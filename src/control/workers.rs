@@ -1,10 +1,13 @@
 //! Asks the workers, page by page, so that no question keeps a packet waiting.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::auth::credentials::TimeLimited;
+use crate::observe::metrics::UserUsage;
 use crate::turn::effect::EndReason;
 use crate::turn::{Session, SessionDetail, SessionFilter, SessionId};
 use crate::worker::{Command, END_MAX, Question, WorkerHandle};
@@ -60,6 +63,32 @@ pub(super) struct Listing {
 /// Whether there is a session that is meant; `None` when a worker does not answer.
 pub async fn any_session(handles: Vec<WorkerHandle>, filter: SessionFilter) -> Option<bool> {
     Workers::new(handles).any(filter).await.ok()
+}
+
+/// The users whose live allocations have carried the most, by their names without an expiry; `None` when a worker does not
+/// answer.
+pub async fn busiest_users(handles: Vec<WorkerHandle>, count: usize) -> Option<Vec<UserUsage>> {
+    let (workers, filter) = (Workers::new(handles), Arc::new(SessionFilter::default()));
+    let mut users: HashMap<String, UserUsage> = HashMap::new();
+    for worker in 0..workers.len() {
+        let mut from = Some(0);
+        while let Some(slot) = from {
+            let page = workers.page(worker, slot, &filter).await.ok()?;
+            for session in &page.sessions {
+                let name =
+                    TimeLimited::parse(&session.username).and_then(|user| user.name).unwrap_or(&session.username);
+                let usage = || UserUsage { user: name.to_owned(), bytes: 0, allocations: 0 };
+                let usage = users.entry(name.to_owned()).or_insert_with(usage);
+                usage.bytes += Sort::Bytes.key(session);
+                usage.allocations += 1;
+            }
+            from = page.next;
+        }
+    }
+    let mut users: Vec<_> = users.into_values().collect();
+    users.sort_unstable_by(|one, other| (other.bytes, &one.user).cmp(&(one.bytes, &other.user)));
+    users.truncate(count);
+    Some(users)
 }
 
 impl Workers {

@@ -141,6 +141,7 @@ impl Crew {
                 certificates: tls.as_ref().map(TlsAcceptConfig::status).unwrap_or_default(),
                 records: Arc::clone(&records),
                 authorizations: authorizations.clone(),
+                top_users: Vec::new(),
                 descriptors: descriptors(),
                 reloads,
                 drain,

@@ -138,7 +138,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     let mut keep = |name, differs: bool| kept.extend(differs.then_some(name));
     keep("extensions.nat-behavior", new.turn.nat_behavior != old.turn.nat_behavior);
     keep("workers", new.workers != old.workers);
-    keep("metrics.address", new.metrics != old.metrics);
+    keep("metrics", (new.metrics, new.top_users) != (old.metrics, old.top_users));
     keep("data-path", new.worker != old.worker || new.offload != old.offload);
     keep("relay.addresses", new.turn.relay_addresses != old.turn.relay_addresses);
     let ports = |settings: &Settings| (settings.turn.port_min, settings.turn.port_max);
@@ -157,7 +157,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
         kept.push("listener");
         new.listeners.clone_from(&old.listeners);
     }
-    new.metrics = old.metrics;
+    (new.metrics, new.top_users) = (old.metrics, old.top_users);
     (new.workers, new.worker) = (old.workers, old.worker);
     new.offload.clone_from(&old.offload);
     new.turn.nat_behavior = old.turn.nat_behavior;

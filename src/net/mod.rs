@@ -27,6 +27,7 @@ pub mod buffers;
 pub mod certificate;
 mod control;
 pub mod datagrams;
+pub mod drops;
 pub mod dtls;
 pub mod error_queue;
 pub mod headroom;

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub records: Arc<records::Counters>,
     /// Where somebody else decides about allocations.
     pub authorizations: Option<Arc<authority::Counters>>,
+    /// The users who have the most, where an operator has asked for names.
+    pub top_users: Vec<UserUsage>,
     /// Open descriptors and their limit, where they can be told.
     pub descriptors: Option<(u64, u64)>,
     pub reloads: Reloads,
@@ -62,6 +64,14 @@ impl Default for Reloads {
     fn default() -> Self {
         Self { applied: 0, refused: 0, last_ok: true }
     }
+}
+
+/// What the live allocations of a user have carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserUsage {
+    pub user: String,
+    pub bytes: u64,
+    pub allocations: u64,
 }
 
 /// How a drain stands.
@@ -251,6 +261,13 @@ impl Snapshot {
         ];
         let lost = lost.map(|(reason, count)| ([("reason", reason)], count));
         page.counters("queue_drops", "Messages dropped inside the daemon, by reason", lost)?;
+        let drops = [
+            ([("socket", "listener")], statistics(|it| it.listener_drops)),
+            ([("socket", "relay")], statistics(|it| it.relay_drops)),
+        ];
+        let help =
+            "Datagrams that the kernel dropped for a full receive buffer, those of relay sockets when they close";
+        page.counters("receive_buffer_drops", help, drops)?;
         page.counter(
             "relay_open_failures",
             "Relay sockets that could not be opened",
@@ -341,6 +358,14 @@ impl Snapshot {
         ];
         let series = series.map(|(outcome, count)| ([("outcome", outcome)], count));
         page.counters("session_records", "Session records beside the log, by what became of them", series)?;
+        let of = |pick: fn(&UserUsage) -> u64| {
+            self.top_users.iter().map(move |it| ([("user", it.user.clone())], pick(it) as i64))
+        };
+        if !self.top_users.is_empty() {
+            let help = "Payload both ways of the live allocations of the users who have the most";
+            page.gauges("top_user_bytes", help, of(|it| it.bytes))?;
+            page.gauges("top_user_allocations", "Live allocations of these users", of(|it| it.allocations))?;
+        }
         let Some(authorizations) = &self.authorizations else { return Ok(()) };
         let results = [
             ("allowed", read(&authorizations.allowed)),

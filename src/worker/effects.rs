@@ -9,6 +9,7 @@ use super::packet_loop::{RelaySocket, Worker};
 use super::routes::{Socket, Way};
 use crate::address::RelayedAddr;
 use crate::net::datagrams::{Datagrams, Role};
+use crate::net::drops::receive_drops;
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_relay};
 use crate::net::stream::Class;
 use crate::turn::authorization::Verdict;
@@ -164,6 +165,8 @@ impl<D: Datagrams> Worker<D> {
             return;
         };
         self.relays[relay.index()] = None;
+        let drops = self.datagrams.socket(key).map(receive_drops);
+        self.statistics.relay_drops += drops.and_then(Result::ok).map_or(0, u64::from);
         self.closing.insert(relay, address);
         self.datagrams.remove(key);
     }

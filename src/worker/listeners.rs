@@ -10,6 +10,7 @@ use super::routes::Socket;
 use super::settings::Accept;
 use crate::address::FiveTuple;
 use crate::net::datagrams::{Datagrams, Role, SocketKey};
+use crate::net::drops::receive_drops;
 use crate::net::steering::{Queue, Queues};
 
 /// A listener's sockets of one worker. They stay open here while workers come and go, so that the kernel goes on
@@ -18,6 +19,15 @@ use crate::net::steering::{Queue, Queues};
 pub struct Stand {
     pub queues: Queues,
     pub terms: Terms,
+}
+
+impl Stand {
+    fn drops(&self) -> u64 {
+        let Queues { many, few, rest } = &self.queues;
+        let sockets = many.iter().chain(few).chain(rest);
+        // What cannot be asked for is not known of.
+        sockets.map(|socket| receive_drops(socket).map_or(0, u64::from)).sum()
+    }
 }
 
 /// What a listener answers, and whom.
@@ -86,6 +96,11 @@ impl Listeners {
     /// Hot.
     pub(super) fn get(&self, index: u16) -> Option<&Listener> {
         Some(&self.served.get(usize::from(index))?.as_ref()?.listener)
+    }
+
+    /// What the kernel has dropped of all of them, as their receive buffers were full.
+    pub(super) fn drops(&self) -> u64 {
+        self.stands.iter().flatten().map(Stand::drops).sum()
     }
 
     pub(super) fn position(&self, is_meant: impl Fn(&Listener) -> bool) -> Option<u16> {
@@ -176,8 +191,8 @@ impl<D: Datagrams> Worker<D> {
         if let Some(requests) = &mut self.requests {
             requests.remove(self.datagrams.poll(), index);
         }
-        if let Some(stand) = stands.get_mut(usize::from(index)) {
-            *stand = None;
+        if let Some(stand) = stands.get_mut(usize::from(index)).and_then(Option::take) {
+            self.statistics.listener_drops += stand.drops();
         }
     }
 

@@ -328,7 +328,9 @@ impl<D: Datagrams> Worker<D> {
     }
 
     fn report(&self) -> Report {
-        let Past { counters, statistics } = self.counted();
+        let Past { counters, mut statistics } = self.counted();
+        // Their sockets outlive workers, and so do the kernel's counts.
+        statistics.listener_drops += self.listeners.drops();
         let (allocations, connections) = (self.server.allocations(), self.streams.len());
         let live = *self.server.live();
         let (peer_connections, associations) = (self.peers.len(), self.associations.len());

@@ -16,6 +16,10 @@ pub struct Statistics {
     pub requests_shed: u64,
     /// Datagrams of clients without an allocation at a listener that was removed.
     pub removed_listener: u64,
+    /// Datagrams that the kernel dropped as the receive buffer was full: of listeners, requests and media alike, and of
+    /// relay sockets that are closed.
+    pub listener_drops: u64,
+    pub relay_drops: u64,
     /// Packets for another worker whose ring was full.
     pub ring_full: u64,
     /// Messages that slow streams did not get.
@@ -42,6 +46,8 @@ impl AddAssign for Statistics {
             truncated,
             requests_shed,
             removed_listener,
+            listener_drops,
+            relay_drops,
             ring_full,
             stream_dropped,
             stream_garbage,
@@ -56,6 +62,8 @@ impl AddAssign for Statistics {
         self.truncated += truncated;
         self.requests_shed += requests_shed;
         self.removed_listener += removed_listener;
+        self.listener_drops += listener_drops;
+        self.relay_drops += relay_drops;
         self.ring_full += ring_full;
         self.stream_dropped += stream_dropped;
         self.stream_garbage += stream_garbage;

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use crate::admin::call;
 use crate::certificate::Certificate;
-use crate::client::Client;
-use crate::ferryd::{Config, Ferryd, refused};
+use crate::client::{Client, User};
+use crate::ferryd::{Config, Ferryd, PASSWORD, refused};
 use crate::place;
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
@@ -52,7 +52,7 @@ fn the_page_counts_what_a_client_has_done() {
         client.send_by_indication(peer.local_addr().unwrap(), b"counted");
         peer.recv(&mut [0; 16]).unwrap();
     }
-    let mut stranger = Client::udp(ferryd.address()).with(crate::client::User::new("mallory", "x"));
+    let mut stranger = Client::udp(ferryd.address()).with(User::new("mallory", "x"));
     assert_eq!(stranger.try_allocate(), Err(401));
     assert_eq!(metric(&ferryd, "ferryd_allocations"), 1);
     let page = get(address(&ferryd), "/metrics");
@@ -132,4 +132,46 @@ fn what_is_relayed_is_counted_while_the_calls_are_up_byte_for_byte() {
     assert_eq!(value(&page, "ferryd_relayed_addresses{transport=\"tls\",family=\"ipv4\"}"), 0.0);
     let total = "ferryd_relayed_bytes_total{direction=\"to_peers\",transport=\"tls\",datapath=\"sockets\"}";
     assert_eq!(value(&page, total), 300.0, "what has ended stays counted");
+}
+
+#[test]
+fn users_are_named_where_that_is_asked_for_and_no_more_than_that() {
+    let mut ferryd = Ferryd::start(|config| {
+        with_metrics(config);
+        let users = ["alice", "bob", "carol"].map(|name| format!("{{ name = \"{name}\", password = \"{PASSWORD}\" }}"));
+        config.set("auth.user", format!("[{}]", users.join(", ")));
+    });
+    let as_user = |ferryd: &Ferryd, name: &str| Client::udp(ferryd.address()).with(User::new(name, PASSWORD));
+    let mut calls = vec![call(as_user(&ferryd, "alice")), call(as_user(&ferryd, "alice"))];
+    assert!(!get(address(&ferryd), "/metrics").contains("alice"), "no name without being asked for");
+    calls.clear();
+    ferryd.config.set("metrics.top-users", 2);
+    ferryd = ferryd.restart();
+    calls.extend(["alice", "alice", "bob", "carol"].map(|name| call(as_user(&ferryd, name))));
+    let (bob, peer) = &mut calls[2];
+    bob.send_by_channel(0x4000, &[7; 1000]);
+    assert_eq!(peer.recv(&mut [0; 2000]).unwrap(), 1000);
+    let page = get(address(&ferryd), "/metrics");
+    // 3 packets of 100 bytes and 2 of 10 in each call.
+    assert_eq!(value(&page, "ferryd_top_user_bytes{user=\"bob\"}"), 1320.0);
+    assert_eq!(value(&page, "ferryd_top_user_bytes{user=\"alice\"}"), 640.0);
+    assert_eq!(value(&page, "ferryd_top_user_allocations{user=\"alice\"}"), 2.0);
+    assert!(!page.contains("carol"), "two were asked for");
+}
+
+#[test]
+fn what_the_kernel_drops_for_a_full_buffer_is_counted() {
+    let ferryd = Ferryd::start(with_metrics);
+    let drops = "ferryd_receive_buffer_drops_total{socket=\"listener\"}";
+    assert_eq!(metric(&ferryd, drops), 0);
+    // While nobody reads, the queue of strangers holds some 450.
+    ferryd.signal(libc::SIGSTOP);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sent = 8000;
+    for _ in 0..sent {
+        socket.send_to(&crate::client::binding_request(), ferryd.address()).unwrap();
+    }
+    ferryd.signal(libc::SIGCONT);
+    let dropped = metric(&ferryd, drops);
+    assert!((1..sent).contains(&dropped), "{dropped}");
 }
