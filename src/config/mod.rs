@@ -273,7 +273,7 @@ fn read_drain(mut section: Section, own: &redirect::Own<'_>, report: &mut Report
 const TOP_USERS_MAX: u32 = 1000;
 
 fn read_metrics(mut section: Section, report: &mut Report) -> (Option<SocketAddr>, usize) {
-    let top_users = section.number("top-users", 0..=TOP_USERS_MAX.into(), report);
+    let top_users = section.number("top-users", 0..=TOP_USERS_MAX, report);
     let top_users = top_users.map_or(0, |entry: Entry<u32>| entry.value as usize);
     let address = section.text("address", report).filter(|entry| !entry.value.is_empty());
     section.finish(report);
