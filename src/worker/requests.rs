@@ -19,6 +19,11 @@ use crate::stun::{Class, Method};
 const BATCH: usize = 64;
 /// The same of strangers, in a turn in which media left much to do.
 const BATCH_BESIDE_MEDIA: usize = 8;
+/// Such batches in a turn of the queue of live calls, while each is full: a flood in their dress costs little, as all but
+/// some of each batch are dropped unread, and live calls wait behind it.
+const ROUNDS: usize = 8;
+/// Requests of a full batch of live calls that are served though their clients have no allocation.
+const IMPOSTORS_MAX: usize = 4;
 /// Packets of a turn that are much.
 const MUCH_MEDIA: usize = 64;
 /// The content type of application data, and the version's first byte (RFC 6347 section 4.1).
@@ -77,6 +82,8 @@ struct Waiting {
 pub(super) struct Taken {
     pub(super) listener: u16,
     pub(super) count: usize,
+    /// How many of them are served whose clients have no allocation; the others are not.
+    pub(super) strangers_max: usize,
     /// Datagrams that the kernel has dropped since the last time.
     pub(super) dropped: u32,
 }
@@ -141,7 +148,15 @@ impl Requests {
         let told = received.clone().rev().find_map(|slot| self.batch.meta(slot).drops);
         let dropped = told.map_or(0, |told| told.wrapping_sub(waiting.dropped));
         waiting.dropped = told.unwrap_or(waiting.dropped);
-        Some(Taken { listener: waiting.listener, count: received.len(), dropped })
+        let is_flooded = queue == Queue::Few && waiting.has_more;
+        let strangers_max = if is_flooded { IMPOSTORS_MAX } else { usize::MAX };
+        Some(Taken { listener: waiting.listener, count: received.len(), strangers_max, dropped })
+    }
+
+    /// How often a socket is read in a turn while it fills its batch.
+    pub(super) fn rounds(&self, index: usize) -> usize {
+        let queue = self.sockets.get(index).and_then(Option::as_ref).map(|waiting| waiting.queue);
+        if queue == Some(Queue::Few) { ROUNDS } else { 1 }
     }
 
     /// Whether a socket of this index is one of strangers.
@@ -221,6 +236,27 @@ mod tests {
         shedding.served(begin, begin + cost);
         assert!(!shedding.may_serve(begin + cost * 3), "one of four parts");
         assert!(shedding.may_serve(begin + cost * 4));
+    }
+
+    #[test]
+    fn a_full_batch_of_live_calls_is_served_for_few_strangers() {
+        let poll = Poll::new().unwrap();
+        let mut requests = Requests::new();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for (queue, of_full) in [(Queue::Few, IMPOSTORS_MAX), (Queue::Rest, usize::MAX)] {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let address = socket.local_addr().unwrap();
+            let index = requests.len();
+            requests.add(&poll, 0, queue, socket).unwrap();
+            (0..BATCH + 6).for_each(|_| _ = sender.send_to(b"request", address).unwrap());
+            requests.mark(index as u16);
+            let mut take = || requests.take(index, Instant::now(), 0).map(|taken| (taken.count, taken.strangers_max));
+            assert_eq!(take(), Some((BATCH, of_full)));
+            assert_eq!(take(), Some((6, usize::MAX)), "what is not full is no flood");
+            assert_eq!(take(), None);
+        }
+        assert_eq!([0, 1].map(|index| requests.rounds(index)), [ROUNDS, 1]);
     }
 
     #[test]

@@ -76,9 +76,11 @@ impl<D: Datagrams> Worker<D> {
         for strangers in [false, true] {
             let began = (strangers && requests.shedding.is_sparing()).then(|| self.clock.now().instant);
             for index in 0..requests.len() {
-                if requests.are_strangers(index) == strangers
-                    && let Some(taken) = requests.take(index, now.instant, self.packets)
-                {
+                if requests.are_strangers(index) != strangers {
+                    continue;
+                }
+                for _ in 0..requests.rounds(index) {
+                    let Some(taken) = requests.take(index, now.instant, self.packets) else { break };
                     self.handle_requests(now, &requests.batch, &taken);
                     served += taken.count;
                 }
@@ -94,6 +96,7 @@ impl<D: Datagrams> Worker<D> {
     fn handle_requests(&mut self, now: Now, batch: &RecvBatch, taken: &Taken) {
         self.statistics.requests_shed += u64::from(taken.dropped);
         let Some(listener) = self.listeners.get(taken.listener).copied() else { return };
+        let mut strangers = 0;
         for slot in 0..taken.count {
             let meta = batch.meta(slot);
             if meta.truncated {
@@ -101,6 +104,16 @@ impl<D: Datagrams> Worker<D> {
                 continue;
             }
             let (client, terms) = (listener.five_tuple(meta.from, meta.to), listener.terms);
+            if taken.strangers_max < taken.count
+                && !self.server.has_allocation(&client)
+                && !self.server.is_elsewhere(&client)
+            {
+                strangers += 1;
+                if strangers > taken.strangers_max {
+                    self.statistics.requests_shed += 1;
+                    continue;
+                }
+            }
             let route = Way::Udp { listener: taken.listener, scope: scope_of(meta.from) }.route();
             let bytes = batch.datagram(slot);
             match told_apart(terms.accept, bytes) {

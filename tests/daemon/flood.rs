@@ -2,13 +2,16 @@
 
 use std::net::UdpSocket;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ferryd::stun::{AttributeType, Builder, Class, Message, Method, TransactionId};
 
 use crate::client::{Challenge, Client, udp_transport};
 use crate::ferryd::Ferryd;
-use crate::{PATIENCE, wait_until};
+use crate::metrics::{metric, with_metrics};
+use crate::{Ending, PATIENCE, wait_until};
 
 const CHANNEL: u16 = 0x4000;
 /// More than any receive buffer takes: 5041 small datagrams fit into 2 MiB, as the kernel counts.
@@ -106,4 +109,43 @@ fn a_flood_of_requests_costs_no_packet_and_no_refresh_of_a_call() {
         .sum();
     assert!(answers > 0 && answers < FLOOD / 2, "{answers} of the flood waited and were answered");
     Client::udp(ferryd.address()).allocate();
+}
+
+#[test]
+fn a_flood_dressed_as_requests_of_calls_keeps_no_call_from_asking() {
+    let ferryd = Ferryd::start(with_metrics);
+    let peer = UdpSocket::bind((ferryd.config.ip, 0)).unwrap().local_addr().unwrap();
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::udp(ferryd.address())).collect();
+    clients.iter_mut().for_each(|client| _ = client.allocate());
+    let strangers: Vec<UdpSocket> = (0..16)
+        .map(|_| UdpSocket::bind((ferryd.config.ip, 0)).unwrap())
+        .inspect(|it| it.connect(ferryd.address()).unwrap())
+        .collect();
+    let mut request = Vec::new();
+    Builder::new(&mut request, Method::Refresh, Class::Request, TransactionId([7; 12]));
+    let shed = || metric(&ferryd, r#"ferryd_queue_drops_total{reason="requests_shed"}"#);
+    let ends = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let _ending = Ending(Arc::clone(&ends));
+        for strangers in strangers.chunks(8) {
+            let (request, ends) = (&request, &ends);
+            scope.spawn(move || {
+                for stranger in strangers.iter().cycle() {
+                    if ends.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // What does not go out is no flood.
+                    let _ = stranger.send(request);
+                }
+            });
+        }
+        let mut before = shed();
+        for client in &mut clients {
+            wait_until("the flood to be one", || shed() > before);
+            before = shed();
+            assert_eq!(client.refresh(600), Ok(600));
+            assert_eq!(client.permit(peer), Ok(()));
+            assert_eq!(client.bind_channel(CHANNEL, peer), Ok(()));
+        }
+    });
 }

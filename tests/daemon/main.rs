@@ -47,11 +47,23 @@ mod revoke;
 mod secrecy;
 mod service_manager;
 mod settings;
+mod soak;
 mod streams;
 mod tcp_allocations;
 mod verbs;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// Tells threads to end when it is dropped, by a test that fails as well.
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// How long a condition may take on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(30);
