@@ -13,12 +13,14 @@ use crate::server::{PASSWORD, USER};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Allocate,
+    /// With a relayed address of IPv6.
+    AllocateV6,
     BindChannel {
         channel: u16,
-        peer: SocketAddrV4,
+        peer: SocketAddr,
     },
     Permit {
-        peer: SocketAddrV4,
+        peer: SocketAddr,
     },
     /// Refresh with a lifetime of zero.
     Release,
@@ -34,7 +36,7 @@ pub(crate) struct Dialog {
     seed: u64,
     challenge: Option<Challenge>,
     challenges: u32,
-    relayed: Option<SocketAddrV4>,
+    relayed: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -64,15 +66,23 @@ impl Dialog {
     }
 
     /// The relayed transport address, once allocated.
-    pub(crate) fn relayed(&self) -> Result<SocketAddrV4> {
+    pub(crate) fn relayed(&self) -> Result<SocketAddr> {
         self.relayed.doing("find a relayed address in the Allocate success response")
+    }
+
+    /// The relayed transport address, where that is one of IPv4.
+    pub(crate) fn relayed_v4(&self) -> Result<SocketAddrV4> {
+        match self.relayed()? {
+            SocketAddr::V4(relayed) => Ok(relayed),
+            SocketAddr::V6(relayed) => Err(Failure::new(format!("{relayed} was not asked for"))),
+        }
     }
 
     /// Writes the request that is due; the same bytes until it is answered.
     pub(crate) fn write_request(&self, out: &mut Vec<u8>) {
         let Some(ask) = self.asks.get(self.step) else { return };
         let method = match ask {
-            Ask::Allocate => Method::Allocate,
+            Ask::Allocate | Ask::AllocateV6 => Method::Allocate,
             Ask::BindChannel { .. } => Method::ChannelBind,
             Ask::Permit { .. } => Method::CreatePermission,
             Ask::Release => Method::Refresh,
@@ -80,10 +90,13 @@ impl Dialog {
         let mut builder = Builder::new(out, method, Class::Request, self.transaction_id());
         match *ask {
             Ask::Allocate => builder.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]),
+            Ask::AllocateV6 => builder
+                .attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+                .attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0]),
             Ask::BindChannel { channel, peer } => builder
                 .u32(AttributeType::CHANNEL_NUMBER, u32::from(channel) << 16)
-                .xor_address(AttributeType::XOR_PEER_ADDRESS, SocketAddr::V4(peer)),
-            Ask::Permit { peer } => builder.xor_address(AttributeType::XOR_PEER_ADDRESS, SocketAddr::V4(peer)),
+                .xor_address(AttributeType::XOR_PEER_ADDRESS, peer),
+            Ask::Permit { peer } => builder.xor_address(AttributeType::XOR_PEER_ADDRESS, peer),
             Ask::Release => builder.u32(AttributeType::LIFETIME, 0),
         };
         if let Some(Challenge { realm, nonce, key }) = &self.challenge {
@@ -110,13 +123,9 @@ impl Dialog {
         self.requests += 1;
         match message.class() {
             Class::Success => {
-                if self.asks[self.step] == Ask::Allocate {
+                if matches!(self.asks[self.step], Ask::Allocate | Ask::AllocateV6) {
                     let relayed = message.attribute(AttributeType::XOR_RELAYED_ADDRESS);
-                    let relayed = relayed.and_then(|attribute| attribute.as_xor_address(message.transaction_id()));
-                    self.relayed = match relayed {
-                        Some(SocketAddr::V4(relayed)) => Some(relayed),
-                        Some(SocketAddr::V6(_)) | None => None,
-                    };
+                    self.relayed = relayed.and_then(|attribute| attribute.as_xor_address(message.transaction_id()));
                     self.relayed()?;
                 }
                 self.step += 1;

@@ -37,7 +37,7 @@ impl LegTraffic {
         let port = datagrams::port(&peers)?;
         let peer = |index: usize| SocketAddrV4::new(peer_ip(index), port);
         let legs = Legs::set_up(server, carrier, count, |index| {
-            vec![Ask::Allocate, Ask::BindChannel { channel: CHANNEL, peer: peer(index) }]
+            vec![Ask::Allocate, Ask::BindChannel { channel: CHANNEL, peer: peer(index).into() }]
         })?;
         // Dialogs end in another order than they begin in.
         let mut this = Self {
@@ -51,7 +51,7 @@ impl LegTraffic {
         let mut sorted = legs.legs;
         sorted.sort_by_key(|(_, dialog)| dialog.seed());
         for (leg, dialog) in sorted {
-            this.relayed.push(dialog.relayed()?);
+            this.relayed.push(dialog.relayed_v4()?);
             this.legs.push(leg);
         }
         Ok(this)

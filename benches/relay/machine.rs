@@ -24,24 +24,34 @@ pub(crate) fn cores() -> usize {
 
 /// Ties the calling thread, and what it starts from now on, to a core.
 pub(crate) fn pin(core: usize) -> io::Result<()> {
+    pin_thread(0, core)
+}
+
+/// Ties a thread of the system to a core; 0 is the calling one.
+pub(crate) fn pin_thread(thread: u32, core: usize) -> io::Result<()> {
     // SAFETY: all zero is the empty set, CPU_SET checks its bounds, and the set outlives the call.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(core, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+        libc::sched_setaffinity(thread as libc::pid_t, size_of::<libc::cpu_set_t>(), &set)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set_scheduler(policy: i32, priority: i32) -> bool {
+fn set_scheduler(thread: u32, policy: i32, priority: i32) -> bool {
     let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the parameters outlive the call.
-    unsafe { libc::sched_setscheduler(0, policy, &parameters) == 0 }
+    unsafe { libc::sched_setscheduler(thread as libc::pid_t, policy, &parameters) == 0 }
+}
+
+/// Has a thread of the system run whenever it has something to do. Not everyone may do this.
+pub(crate) fn make_urgent(thread: u32) {
+    set_scheduler(thread, libc::SCHED_FIFO, 1);
 }
 
 /// Makes the calling process, and what it becomes, one that other work waits for. Not everyone may do this.
 pub(crate) fn go_first() {
-    set_scheduler(libc::SCHED_RR, 1);
+    set_scheduler(0, libc::SCHED_RR, 1);
 }
 
 /// SCHED_FIFO for the calling thread as long as this lives, where the host allows it.
@@ -51,7 +61,7 @@ pub(crate) struct RealTime {
 
 impl RealTime {
     pub(crate) fn claim(wanted: bool) -> Self {
-        Self { held: wanted && set_scheduler(libc::SCHED_FIFO, 1) }
+        Self { held: wanted && set_scheduler(0, libc::SCHED_FIFO, 1) }
     }
 
     /// Whether the host allows it.
@@ -63,7 +73,7 @@ impl RealTime {
 impl Drop for RealTime {
     fn drop(&mut self) {
         if self.held {
-            set_scheduler(libc::SCHED_OTHER, 0);
+            set_scheduler(0, libc::SCHED_OTHER, 0);
         }
     }
 }
@@ -108,10 +118,15 @@ pub(crate) struct Usage {
 
 impl Reading {
     pub(crate) fn take(process: u32, core: usize) -> Result<Self> {
+        Self::of_all(&[process], core)
+    }
+
+    /// Of several processes together.
+    pub(crate) fn of_all(processes: &[u32], core: usize) -> Result<Self> {
         let waited = schedstat(Path::new("/proc/thread-self/schedstat")).map_or(0, |(_, waited)| waited);
         Ok(Self {
             at_ns: now_ns(),
-            process_ns: process_ns(process)?,
+            process_ns: processes.iter().map(|process| process_ns(*process)).sum::<Result<u64>>()?,
             waited_ns: waited,
             core: core_ticks(core).doing(format_args!("find core {core} in /proc/stat"))?,
         })
@@ -133,7 +148,7 @@ impl Reading {
 }
 
 /// On-CPU time summed over the threads of a process.
-fn process_ns(process: u32) -> Result<u64> {
+pub(crate) fn process_ns(process: u32) -> Result<u64> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).doing("read the server's threads; did it end?")?;
     let times = tasks.filter_map(|task| schedstat(&task.ok()?.path().join("schedstat")));
     Ok(times.map(|(on_cpu, _)| on_cpu).sum())

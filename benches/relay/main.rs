@@ -16,6 +16,7 @@ mod leg_traffic;
 mod legs;
 mod limit;
 mod machine;
+mod offload;
 mod options;
 mod pace;
 mod report;
@@ -58,6 +59,10 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     if !options.echo.is_empty() {
         return echo::run(&options.echo);
+    }
+    if !options.offload.is_empty() {
+        let (server_core, generator_core) = choose_cores(options)?;
+        return offload::run(options, server_core, generator_core);
     }
     let rows = chosen_rows(&options.rows)?;
     if options.list {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::offload;
+
 /// Measures ferryd beside coturn and a bare echo, in alternating rounds on loopback.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "relay", about, max_term_width = 100)]
@@ -27,6 +29,12 @@ pub(crate) struct Options {
     /// All rows in less than three minutes, too short to be quoted
     #[arg(long)]
     pub(crate) quick: bool,
+
+    /// Measure the kernel path instead: ferryd carrying data in each of these ways, beside coturn, IP forwarding and a bare
+    /// XDP reflector, in network namespaces, all CPU counted; as root. With `--only`, the names are ferryd, ferryd-tc,
+    /// ferryd-xdp, coturn, forwarding and reflector
+    #[arg(long, value_name = "WAY", value_delimiter = ',', value_enum)]
+    pub(crate) offload: Vec<offload::Way>,
 
     /// Measure these servers alone: ferryd, coturn, echo or the name of a --peer
     #[arg(long = "only", value_name = "SERVER", value_delimiter = ',')]

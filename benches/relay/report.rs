@@ -191,7 +191,7 @@ impl Report {
     }
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (below, above) = (sorted.get(sorted.len().checked_sub(1)? / 2)?, sorted.get(sorted.len() / 2)?);
@@ -199,7 +199,7 @@ fn median(values: &[f64]) -> Option<f64> {
 }
 
 /// Three significant digits; thousands as k.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 10_000.0 => format!("{:.0} k", value / 1e3),
         size if size >= 1_000.0 => format!("{:.1} k", value / 1e3),

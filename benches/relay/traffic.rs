@@ -89,7 +89,7 @@ impl Traffic {
             let mut dialogs: Vec<_> = (0..count).map(|index| Dialog::new(index as u64, &[Ask::Allocate])).collect();
             clients.talk(&mut dialogs)?;
             for (call, dialog) in calls.iter_mut().zip(&dialogs) {
-                call.relayed = dialog.relayed()?;
+                call.relayed = dialog.relayed_v4()?;
             }
             if topology == Topology::Pairs {
                 let relayed: Vec<_> = calls.iter().map(|call| call.relayed).collect();
@@ -97,8 +97,8 @@ impl Traffic {
             }
             for (call, dialog) in calls.iter().zip(&mut dialogs) {
                 dialog.go_on(&[match shape {
-                    Shape::ChannelData => Ask::BindChannel { channel: call.channel, peer: call.peer },
-                    Shape::Indication => Ask::Permit { peer: call.peer },
+                    Shape::ChannelData => Ask::BindChannel { channel: call.channel, peer: call.peer.into() },
+                    Shape::Indication => Ask::Permit { peer: call.peer.into() },
                 }]);
             }
             clients.talk(&mut dialogs)?;
