@@ -154,6 +154,30 @@ pub(crate) fn process_ns(process: u32) -> Result<u64> {
     Ok(times.map(|(on_cpu, _)| on_cpu).sum())
 }
 
+/// On-CPU time of a thread of this process.
+pub(crate) fn thread_ns(thread: u32) -> Result<u64> {
+    let times = schedstat(Path::new(&format!("/proc/self/task/{thread}/schedstat")));
+    times.map(|(on_cpu, _)| on_cpu).doing("read the time of a thread; did it end?")
+}
+
+/// The calling thread, as the system knows it.
+pub(crate) fn thread_id() -> u32 {
+    // SAFETY: always succeeds and touches no memory.
+    unsafe { libc::gettid() as u32 }
+}
+
+/// The kernel's thread that goes on with the work of a core's interrupts when it grows too much for them.
+pub(crate) fn ksoftirqd(core: usize) -> Result<u32> {
+    let name = format!("ksoftirqd/{core}\n");
+    let processes = fs::read_dir("/proc").doing("read /proc")?;
+    let mut found = processes.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let is_it = fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm == name);
+        is_it.then(|| path.file_name()?.to_str()?.parse().ok())?
+    });
+    found.next().doing(format_args!("find ksoftirqd/{core}"))
+}
+
 fn schedstat(path: &Path) -> Option<(u64, u64)> {
     let text = fs::read_to_string(path).ok()?;
     let mut numbers = text.split_ascii_whitespace().map_while(|word| word.parse().ok());

@@ -167,19 +167,14 @@ impl Running {
 
     /// Sets calls up, each with a channel, and gives what goes in and what is to come out, for both ways of each call.
     pub(super) fn set_up(&self, family: Family, calls: u16) -> Result<Vec<(Frame, Frame)>> {
+        if self.child.is_none() {
+            return Ok(forwarded(family, calls));
+        }
         let mut pairs = Vec::new();
         for call in 0..calls {
             let client = SocketAddr::new(family.client(), CLIENT_PORTS + call);
             let peer = SocketAddr::new(family.peer(), PEER_PORTS + call);
             let index = pairs.len() as u32;
-            if self.child.is_none() {
-                let beyond = SocketAddr::new(family.beyond(), PEER_PORTS + call);
-                for index in [index, index + 1] {
-                    let frame = Frame::new(client, beyond, None, index);
-                    pairs.push((frame, frame));
-                }
-                continue;
-            }
             let server = SocketAddr::new(family.server(), PORT);
             let relayed = allocate(family, call, client, peer, server)?;
             let frame = |from, to, channel, index| Frame::new(from, to, channel, index);
@@ -188,6 +183,14 @@ impl Running {
         }
         Ok(pairs)
     }
+}
+
+/// What comes out as it goes in, both ways alike.
+pub(super) fn forwarded(family: Family, calls: u16) -> Vec<(Frame, Frame)> {
+    let from = |flow: u16| SocketAddr::new(family.client(), CLIENT_PORTS + flow);
+    let to = |flow: u16| SocketAddr::new(family.beyond(), PEER_PORTS + flow);
+    let frames = (0..2 * calls).map(|flow| Frame::new(from(flow), to(flow), None, flow.into()));
+    frames.map(|frame| (frame, frame)).collect()
 }
 
 impl Drop for Running {

@@ -75,7 +75,7 @@ pub(super) struct Lab {
 
 impl Lab {
     /// Builds both and moves the calling thread, and what it will start, into the network.
-    pub(super) fn build(server_core: usize, generator_core: usize) -> Result<Self> {
+    pub(super) fn build(server_core: usize, sink_core: usize) -> Result<Self> {
         remove();
         let remover = start_remover().doing("start the process that removes the namespaces")?;
         for namespace in [SERVER, NETWORK] {
@@ -85,30 +85,24 @@ impl Lab {
         let open = |name| File::open(format!("/run/netns/{name}")).doing(format_args!("open the namespace {name}"));
         let (server, network) = (open(SERVER)?, open(NETWORK)?);
         let lab = Self { remover, server, server_core };
-        link((SERVER_LINK, SERVER_MAC), (NETWORK_LINK, NETWORK_MAC))?;
-        link((BEYOND_LINK, BEYOND_MAC), (FAR_LINK, FAR_MAC))?;
+        link((SERVER, SERVER_LINK, SERVER_MAC), (NETWORK_LINK, NETWORK_MAC))?;
+        link((SERVER, BEYOND_LINK, BEYOND_MAC), (FAR_LINK, FAR_MAC))?;
         lab.address()?;
         within(&lab.server, || {
             take_in_batches(SERVER_LINK)?;
             take_in_batches(BEYOND_LINK)
         })?;
         enter(&network).doing("enter the namespace of the network")?;
-        take_in_batches(NETWORK_LINK)?;
-        take_in_batches(FAR_LINK)?;
-        for (namespace, interface) in
-            [(SERVER, SERVER_LINK), (SERVER, BEYOND_LINK), (NETWORK, NETWORK_LINK), (NETWORK, FAR_LINK)]
-        {
-            // The work of the interface is done by a thread, which can be told apart and tied to a core.
-            set(namespace, interface, "threaded", 1)?;
+        for interface in [NETWORK_LINK, FAR_LINK] {
+            take_in_batches(interface)?;
+            // Frames are taken by a thread on the other core.
+            set(interface, "threaded", 1)?;
             let thread = napi_thread(interface)?;
-            let core = if namespace == SERVER { server_core } else { generator_core };
-            machine::pin_thread(thread, core).doing(format_args!("tie the thread of {interface} to a core"))?;
-            if namespace == NETWORK {
-                machine::make_urgent(thread);
-                // It looks for frames by itself, as a network card does: the server's host does not pay for waking it.
-                set(namespace, interface, "napi_defer_hard_irqs", i32::MAX as u64)?;
-                set(namespace, interface, "gro_flush_timeout", SINK_INTERVAL_NS)?;
-            }
+            machine::pin_thread(thread, sink_core).doing(format_args!("tie the thread of {interface} to a core"))?;
+            machine::make_urgent(thread);
+            // It looks for them by itself, as a network card does: the server's host does not pay for waking it.
+            set(interface, "napi_defer_hard_irqs", i32::MAX as u64)?;
+            set(interface, "gro_flush_timeout", SINK_INTERVAL_NS)?;
         }
         Ok(lab)
     }
@@ -148,7 +142,7 @@ impl Lab {
         within(&self.server, work)
     }
 
-    /// Has a command run on the server's host and its core, and end with the bench.
+    /// Has a command run on the server's host and its core, before whatever else is to run there, and end with the bench.
     pub(super) fn place(&self, command: &mut Command) -> Result<()> {
         let (core, server) = (self.server_core, self.server.try_clone().doing("share a namespace")?);
         // SAFETY: only system calls that are allowed between fork and exec.
@@ -156,15 +150,11 @@ impl Lab {
             command.pre_exec(move || {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 enter(&server)?;
+                machine::go_first();
                 machine::pin(core)
             });
         }
         Ok(())
-    }
-
-    /// The thread that does the kernel's work for what the server's interface receives.
-    pub(super) fn server_thread(&self) -> Result<u32> {
-        napi_thread(SERVER_LINK)
     }
 }
 
@@ -188,7 +178,8 @@ pub(super) fn server_ifindex() -> Result<u32> {
     ifindex(SERVER_LINK)
 }
 
-pub(super) fn network_ifindexes() -> Result<[u32; 2]> {
+/// Where frames arrive.
+pub(super) fn sinks() -> Result<[u32; 2]> {
     Ok([ifindex(NETWORK_LINK)?, ifindex(FAR_LINK)?])
 }
 
@@ -207,13 +198,13 @@ fn remove() {
     }
 }
 
-fn link(server: (&str, [u8; 6]), network: (&str, [u8; 6])) -> Result<()> {
-    let ((one, one_mac), (other, other_mac)) = (server, network);
+/// Links an interface of a namespace with one of the network.
+fn link((namespace, one, one_mac): (&str, &str, [u8; 6]), (other, other_mac): (&str, [u8; 6])) -> Result<()> {
     let (one_mac, other_mac) = (text(one_mac), text(other_mac));
     ip(&format!(
-        "link add {one} netns {SERVER} address {one_mac} type veth peer name {other} netns {NETWORK} address {other_mac}"
+        "link add {one} netns {namespace} address {one_mac} type veth peer name {other} netns {NETWORK} address {other_mac}"
     ))?;
-    ip(&format!("-n {SERVER} link set {one} up"))?;
+    ip(&format!("-n {namespace} link set {one} up"))?;
     ip(&format!("-n {NETWORK} link set {other} up"))
 }
 
@@ -225,10 +216,10 @@ fn ip(arguments: &str) -> Result<()> {
     run(&format!("ip {arguments}"), &[])
 }
 
-/// Changes what sysfs has of an interface.
-fn set(namespace: &str, interface: &str, name: &str, value: u64) -> Result<()> {
+/// Changes what sysfs has of an interface of the network.
+fn set(interface: &str, name: &str, value: u64) -> Result<()> {
     let script = format!("echo {value} >/sys/class/net/{interface}/{name}");
-    run(&format!("ip netns exec {namespace} sh -c"), &[&script])
+    run(&format!("ip netns exec {NETWORK} sh -c"), &[&script])
 }
 
 /// Runs a command line, split at spaces, with more arguments.

@@ -1,6 +1,6 @@
 //! Loads: frames that the kernel makes and takes, and what the server's host spent on them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData};
@@ -15,41 +15,25 @@ use crate::machine::{self, Reading};
 /// What clang makes of `yardstick.c`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("yardstick.o");
 
+/// Programs for the server's interface: one that ends every frame, and the bare reflector.
+pub(super) const DROP: &str = "bench_drop";
+pub(super) const REFLECT: &str = "bench_reflect";
+
 /// Frames of a load at most: calls in both directions.
 const FRAMES_MAX: u32 = 8192;
 /// Runs of the generator's program in a second, about; it may end a little early or late.
-const RUNS_PER_SECOND: f64 = 15e6;
+const RUNS_PER_SECOND: f64 = 20e6;
 /// How often a load is looked at. Within this time something arrives, or is lost.
 const WATCH_US: u64 = 20_000;
 /// Longest wait for what is under way at the end.
 const LAST_FRAMES: Duration = Duration::from_millis(300);
-
-/// How a load is driven.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Drive {
-    /// Frames a second, handed over when those of so many nanoseconds have come.
-    Rate { per_second: u64, gather_ns: u64 },
-    /// As fast as the server takes them, with so many under way.
-    Window(u64),
-}
-
-impl Drive {
-    /// Frames that are handed over at once: as many as are due, or what a network card has at a time.
-    fn batch(self) -> u32 {
-        match self {
-            Self::Rate { .. } => 8,
-            Self::Window(_) => 64,
-        }
-    }
-}
+/// Less than the 256 frames that a veth holds.
+const WINDOW: u64 = 192;
 
 /// `struct control`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Control {
-    interval: u64,
-    gather: u64,
-    begin: u64,
     window: u64,
     forgiven: u64,
     ifindex: u32,
@@ -61,7 +45,6 @@ struct Control {
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     sent: u64,
-    late: u64,
     waited: u64,
     arrived: u64,
     wrong: u64,
@@ -74,13 +57,15 @@ unsafe impl aya::Pod for Control {}
 unsafe impl aya::Pod for Progress {}
 
 /// What became of a load in the measured time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outcome {
     pub(super) spent: SpentBetween,
+    pub(super) sent: u64,
+    /// Runs of the generator that sent nothing.
+    pub(super) waited: u64,
     pub(super) arrived: u64,
-    /// Shares of all that was sent.
+    /// Share of all that was sent.
     pub(super) lost: f64,
-    pub(super) late: f64,
     pub(super) unordered: u64,
 }
 
@@ -103,10 +88,10 @@ impl Load {
             loader.map_max_entries(name, FRAMES_MAX);
         }
         let mut ebpf = loader.load(OBJECT).doing("load the generator (is this root?)")?;
-        for name in ["bench_generate", "bench_sink", "bench_reflect"] {
+        for name in ["bench_generate", "bench_sink", DROP, REFLECT] {
             program(&mut ebpf, name)?.load().map_err(words).doing(format_args!("load {name}"))?;
         }
-        for interface in lab::network_ifindexes()? {
+        for interface in lab::sinks()? {
             attach(program(&mut ebpf, "bench_sink")?, interface)?;
         }
         Ok(Self {
@@ -119,43 +104,41 @@ impl Load {
         })
     }
 
-    /// Puts the reflector on the server's interface, until [`Self::stop_reflecting`].
-    pub(super) fn reflect(&mut self, lab: &Lab) -> Result<()> {
-        let program = program(&mut self.ebpf, "bench_reflect")?;
+    /// Puts a program on the server's interface, until [`Self::take`].
+    pub(super) fn put(&mut self, name: &str, lab: &Lab) -> Result<()> {
+        let program = program(&mut self.ebpf, name)?;
         lab.on_server(|| attach(program, lab::server_ifindex()?))
     }
 
-    pub(super) fn stop_reflecting(&mut self) -> Result<()> {
-        let program = program(&mut self.ebpf, "bench_reflect")?;
-        program.unload().map_err(words).doing("take the reflector away")?;
-        program.load().map_err(words).doing("load the reflector again")
+    pub(super) fn take(&mut self, name: &str) -> Result<()> {
+        let program = program(&mut self.ebpf, name)?;
+        program.unload().map_err(words).doing(format_args!("take {name} away"))?;
+        program.load().map_err(words).doing(format_args!("load {name} again"))
     }
 
-    /// Sends the first of each pair in turn, and takes the second for what is to arrive.
-    pub(super) fn run(
-        &mut self,
-        pairs: &[(Frame, Frame)],
-        drive: Drive,
-        seconds: f64,
-        read: &dyn Fn() -> Result<Spent>,
-    ) -> Result<Outcome> {
+    /// Sends the first of each pair in turn, and takes the second for what is to arrive; `batch` frames are handed over at a
+    /// time.
+    pub(super) fn run(&mut self, pairs: &[(Frame, Frame)], drive: Drive, batch: u32, host: &Host) -> Result<Outcome> {
         let longest = pairs.iter().map(|(sent, _)| sent.bytes()).max_by_key(|bytes| bytes.len());
         let longest = longest.doing("send no frame at all")?;
-        let warm_up = (seconds / 4.0).clamp(0.15, 0.5);
+        let warm_up = (host.seconds / 4.0).clamp(0.1, 0.5);
         let mut control = self.set_up(pairs, drive)?;
         let Self { ebpf, controls, progresses, .. } = self;
         let generator = program(ebpf, "bench_generate")?;
-        let is_over = AtomicBool::new(false);
+        let (is_over, thread) = (AtomicBool::new(false), AtomicU32::new(0));
         let measured = std::thread::scope(|scope| {
-            let maker = scope.spawn(|| make_frames(generator, longest, drive, warm_up + seconds, &is_over));
-            let measured = watch(controls, progresses, &mut control, drive, [warm_up, seconds], read);
+            let maker = scope.spawn(|| {
+                machine::pin(host.core).doing("tie the generator to the core of the server's host")?;
+                thread.store(machine::thread_id(), Ordering::Release);
+                make_frames(generator, longest, batch, warm_up + host.seconds, &is_over)
+            });
+            let measured = watch(controls, progresses, &mut control, warm_up, host, &thread);
             is_over.store(true, Ordering::Relaxed);
             let stopped = controls.set(0, Control::default(), 0).map_err(words).doing("stop the generator");
             let made = maker.join().unwrap_or_else(|_| Err(Failure::new("the generator panicked")));
             made.and(stopped).and(measured)
         });
-        let (spent, arrived) = measured?;
-        self.finish(spent, arrived)
+        self.finish(measured?)
     }
 
     fn set_up(&mut self, pairs: &[(Frame, Frame)], drive: Drive) -> Result<Control> {
@@ -167,26 +150,15 @@ impl Load {
             self.arrivals.set(index, arriving, 0).map_err(words).doing("store a frame")?;
             self.numbers.set(index, 0, 0).map_err(words).doing("store a number")?;
         }
-        let (interval, gather, window) = match drive {
-            Drive::Rate { per_second, gather_ns } => (1_000_000_000 / per_second.max(1), gather_ns, 0),
-            Drive::Window(window) => (0, 0, window),
-        };
-        let control = Control {
-            interval,
-            gather,
-            begin: monotonic_ns(),
-            window,
-            forgiven: 0,
-            ifindex: lab::ifindex(NETWORK_LINK)?,
-            frames: pairs.len() as u32,
-        };
+        let window = if drive == Drive::Send { WINDOW } else { 0 };
+        let control = Control { window, forgiven: 0, ifindex: lab::ifindex(NETWORK_LINK)?, frames: pairs.len() as u32 };
         self.progresses.set(0, Progress::default(), 0).map_err(words).doing("begin to count")?;
-        self.controls.set(0, control, 0).map_err(words).doing("tell the generator its pace")?;
+        self.controls.set(0, control, 0).map_err(words).doing("tell the generator what to do")?;
         Ok(control)
     }
 
     /// Waits for what is still under way, and sums up.
-    fn finish(&self, spent: SpentBetween, arrived: u64) -> Result<Outcome> {
+    fn finish(&self, measured: Outcome) -> Result<Outcome> {
         let deadline = Instant::now() + LAST_FRAMES;
         let mut end = progress(&self.progresses)?;
         while end.arrived < end.sent && Instant::now() < deadline {
@@ -196,25 +168,19 @@ impl Load {
         if end.wrong > 0 {
             return Err(Failure::new(format!("{} frames arrived, and were not what they had to be", end.wrong)));
         }
-        let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
-        Ok(Outcome {
-            spent,
-            arrived,
-            lost: share(end.sent.saturating_sub(end.arrived), end.sent),
-            late: share(end.late, end.sent),
-            unordered: end.unordered,
-        })
+        let lost = end.sent.saturating_sub(end.arrived) as f64 / end.sent.max(1) as f64;
+        Ok(Outcome { lost, unordered: end.unordered, ..measured })
     }
 }
 
 /// Runs the generator until the load is over. Beginning takes the kernel some ten milliseconds, so that it should run
 /// once.
-fn make_frames(generator: &Xdp, frame: &[u8], drive: Drive, seconds: f64, is_over: &AtomicBool) -> Result<()> {
+fn make_frames(generator: &Xdp, frame: &[u8], batch: u32, seconds: f64, is_over: &AtomicBool) -> Result<()> {
     while !is_over.load(Ordering::Relaxed) {
         let options = TestRunOptions {
             data_in: Some(frame),
             repeat: (seconds * RUNS_PER_SECOND) as u32,
-            attrs: TestRunAttrs::new().xdp_live_frames(drive.batch()),
+            attrs: TestRunAttrs::new().xdp_live_frames(batch),
             ..TestRunOptions::new()
         };
         generator.test_run(options).map_err(words).doing("make frames")?;
@@ -222,30 +188,36 @@ fn make_frames(generator: &Xdp, frame: &[u8], drive: Drive, seconds: f64, is_ove
     Ok(())
 }
 
-/// What the server's host spent in the measured time, and the frames that arrived in it.
+/// Watches a load and forgives what is lost.
 fn watch(
     controls: &mut Array<MapData, Control>,
     progresses: &Array<MapData, Progress>,
     control: &mut Control,
-    drive: Drive,
-    [warm_up, seconds]: [f64; 2],
-    read: &dyn Fn() -> Result<Spent>,
-) -> Result<(SpentBetween, u64)> {
+    warm_up: f64,
+    host: &Host,
+    generator: &AtomicU32,
+) -> Result<Outcome> {
     let (start, mut begin, mut before) = (Instant::now(), None, Progress::default());
     loop {
         machine::nap(WATCH_US);
         let now = progress(progresses)?;
-        if let Drive::Window(_) = drive
-            && now.arrived == before.arrived
-        {
+        if now.arrived == before.arrived && now.sent > 0 {
             control.forgiven = now.sent - now.arrived;
             controls.set(0, *control, 0).map_err(words).doing("go on after a loss")?;
         }
         before = now;
+        let read = || host.read(generator.load(Ordering::Acquire));
         match &begin {
             None if start.elapsed().as_secs_f64() >= warm_up => begin = Some((Instant::now(), read()?, now)),
-            Some((at, spent, from)) if at.elapsed().as_secs_f64() >= seconds => {
-                return Ok((spent.until(&read()?), now.arrived - from.arrived));
+            Some((at, spent, from)) if at.elapsed().as_secs_f64() >= host.seconds => {
+                let from: &Progress = from;
+                return Ok(Outcome {
+                    spent: spent.until(&read()?),
+                    sent: now.sent - from.sent,
+                    waited: now.waited - from.waited,
+                    arrived: now.arrived - from.arrived,
+                    ..Outcome::default()
+                });
             }
             None | Some(_) => {}
         }
@@ -256,39 +228,62 @@ fn progress(progresses: &Array<MapData, Progress>) -> Result<Progress> {
     progresses.get(&0, 0).map_err(words).doing("read the counters")
 }
 
+/// What the generator does with its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drive {
+    /// Hands them over to the server's host.
+    Send,
+    /// Waits, and sends none.
+    Wait,
+}
+
+/// What is measured on.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    pub(super) core: usize,
+    /// The server; none for what is the kernel's work.
+    pub(super) servers: Vec<u32>,
+    pub(super) seconds: f64,
+}
+
+impl Host {
+    /// Of the thread that hands frames over, which goes on with the kernel's work for them.
+    fn read(&self, generator: u32) -> Result<Spent> {
+        let servers = self.servers.iter().map(|process| machine::process_ns(*process));
+        let process_ns = servers.sum::<Result<u64>>()?;
+        let kernel = [machine::ksoftirqd(self.core)?];
+        let thread_ns = machine::thread_ns(generator)?;
+        Ok(Spent { kernel: Reading::of_all(&kernel, self.core)?, thread_ns, process_ns })
+    }
+}
+
 /// Time spent so far on the server's host.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spent {
-    /// Of the core, and of the kernel's threads on it.
+struct Spent {
+    /// Of the core, and of the thread that helps the kernel out.
     kernel: Reading,
+    thread_ns: u64,
     process_ns: u64,
 }
 
 /// Time spent between two readings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SpentBetween {
     pub(super) seconds: f64,
+    /// The generator's own work is in it.
     pub(super) kernel_seconds: f64,
     pub(super) process_seconds: f64,
-    /// Shares of the server's core, as the kernel's clock ticks.
-    pub(super) core_busy: f64,
     pub(super) core_steal: f64,
 }
 
 impl Spent {
-    /// Of the threads `kernel` and the processes `servers`.
-    pub(super) fn read(kernel: &[u32], servers: &[u32], core: usize) -> Result<Self> {
-        let process_ns = servers.iter().map(|process| machine::process_ns(*process)).sum::<Result<u64>>()?;
-        Ok(Self { kernel: Reading::of_all(kernel, core)?, process_ns })
-    }
-
     fn until(&self, end: &Self) -> SpentBetween {
         let usage = self.kernel.until(&end.kernel);
+        let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
         SpentBetween {
             seconds: usage.seconds,
-            kernel_seconds: usage.process_seconds,
-            process_seconds: end.process_ns.saturating_sub(self.process_ns) as f64 / 1e9,
-            core_busy: usage.core_busy,
+            kernel_seconds: usage.process_seconds + seconds(self.thread_ns, end.thread_ns),
+            process_seconds: seconds(self.process_ns, end.process_ns),
             core_steal: usage.core_steal,
         }
     }
@@ -318,12 +313,4 @@ fn words(error: impl std::error::Error) -> String {
         cause = error.source();
     }
     words.lines().next().unwrap_or_default().to_owned()
-}
-
-/// The programs' clock.
-fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` outlives the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Row;
 use super::contestant::Contestant;
-use super::load::{Drive, Outcome};
+use super::load::Outcome;
 use crate::failure::{Doing, Failure, Result};
 use crate::machine;
 use crate::options::Options;
@@ -16,6 +16,15 @@ use crate::report::{median, number};
 /// Whoever the others are compared with.
 const YARDSTICKS: [&str; 3] = ["coturn", "forwarding", "reflector"];
 
+/// The generator's own needs, which are not the server's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Own {
+    /// Of a run that sends nothing.
+    pub(super) wait_ns: f64,
+    /// Of a frame.
+    pub(super) send_ns: f64,
+}
+
 /// What was measured of a contestant in one round.
 #[derive(Clone, Debug)]
 pub(super) struct Figures {
@@ -23,31 +32,34 @@ pub(super) struct Figures {
     cpu_us: f64,
     /// Share of that in the server's own threads, in percent.
     process: f64,
-    per_second: f64,
     lost: f64,
-    core_busy: f64,
+    /// The generator's time for each packet, which was subtracted.
+    generator_us: f64,
     unordered: u64,
     doubts: Vec<String>,
 }
 
 impl Figures {
-    pub(super) fn new(outcome: &Outcome, drive: Drive) -> Self {
+    pub(super) fn new(outcome: &Outcome, own: &Own) -> Self {
         let spent = &outcome.spent;
-        let cpu_seconds = spent.kernel_seconds + spent.process_seconds;
+        let generator_seconds = (outcome.sent as f64 * own.send_ns + outcome.waited as f64 * own.wait_ns) / 1e9;
+        let cpu_seconds = spent.kernel_seconds + spent.process_seconds - generator_seconds;
+        let all = spent.kernel_seconds + spent.process_seconds;
         let mut doubts = Vec::new();
-        let (busy, counted) = (spent.core_busy * 100.0, cpu_seconds / spent.seconds * 100.0);
-        match drive {
-            Drive::Rate { .. } if outcome.late > 0.01 => {
-                doubts.push(format!("the generator sent {:.1} % late", outcome.late * 100.0));
-            }
-            // Which is not counted as time spent, so that the CPU counts and the rate does not.
-            Drive::Window(_) if counted < 90.0 => {
-                doubts.push(format!("the generator was the bottleneck: the server's core worked for {counted:.0} %"));
-            }
-            Drive::Rate { .. } | Drive::Window(_) => {}
+        let waited = outcome.waited as f64 * own.wait_ns / 1e9 / all.max(1e-9);
+        if waited > 0.3 {
+            // Which is not counted as time spent.
+            doubts.push(format!(
+                "the sink was the bottleneck: the generator waited for {:.0} % of the time",
+                waited * 100.0
+            ));
         }
-        if busy - counted > 10.0 {
-            doubts.push(format!("{:.0} % of the server's core went to other work", busy - counted));
+        let others = 1.0 - all / spent.seconds;
+        if others > 0.2 {
+            doubts.push(format!(
+                "the core had something else to do, or nothing, for {:.0} % of the time",
+                others * 100.0
+            ));
         }
         if spent.core_steal > 0.02 {
             doubts.push(format!("steal {:.0} %", spent.core_steal * 100.0));
@@ -55,21 +67,19 @@ impl Figures {
         Self {
             cpu_us: cpu_seconds * 1e6 / outcome.arrived.max(1) as f64,
             process: spent.process_seconds / cpu_seconds.max(1e-9) * 100.0,
-            per_second: outcome.arrived as f64 / spent.seconds,
             lost: outcome.lost * 100.0,
-            core_busy: busy,
+            generator_us: own.send_ns / 1e3,
             unordered: outcome.unordered,
             doubts,
         }
     }
 
-    fn values(&self) -> [(&'static str, f64); 6] {
+    fn values(&self) -> [(&'static str, f64); 5] {
         [
             ("cpu_us_per_packet", self.cpu_us),
             ("of_that_in_the_server_percent", self.process),
-            ("packets_per_second", self.per_second),
             ("lost_percent", self.lost),
-            ("core_busy_percent", self.core_busy),
+            ("generator_us_per_packet", self.generator_us),
             ("unordered_packets", self.unordered as f64),
         ]
     }
@@ -92,12 +102,12 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(options: &Options, contestants: &[Contestant], server_core: usize, generator_core: usize) -> Self {
+    pub(super) fn new(options: &Options, contestants: &[Contestant], server_core: usize, sink_core: usize) -> Self {
         let settings = vec![
             ("machine", machine::description(machine::cores())),
             ("command", std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
             ("rounds", format!("{} of {} s each, order alternating", options.rounds(), options.seconds())),
-            ("cores", format!("the server's host on {server_core}, generator and sink on {generator_core}")),
+            ("cores", format!("the server's host and the generator on {server_core}, the sink on {sink_core}")),
             ("load average before", format!("{:.2}", machine::load_average())),
         ];
         let contestants = contestants.iter().map(Contestant::name).collect();
@@ -164,19 +174,20 @@ impl Table {
             text += &format!("- {name}: {value}\n");
         }
         text += "\n| row | what carries | CPU us a packet, rounds | median | packets per CPU s | in the server, % |";
-        text += " packets/s | lost, % |";
+        text += " lost, % |";
         for name in YARDSTICKS {
             text += &format!(" x {name} |");
         }
-        text += &format!("\n|{}\n", " --- |".repeat(8 + YARDSTICKS.len()));
+        text += &format!("\n|{}\n", " --- |".repeat(7 + YARDSTICKS.len()));
         for row in self.rows() {
             for cell in self.of_row(row) {
                 text += &self.line(cell);
             }
         }
-        text += "\nCPU is all of the server's host: the kernel's thread that receives, forwards and runs programs, and the \
-                 server's own threads (schedstat). \"x coturn\" is how many times as many packets it carries for the same CPU \
-                 time, within a round, the median of the rounds.\n\n";
+        text += "\nCPU is all that a packet costs the server's host: what the kernel does from the moment in which the driver \
+                 has it, interrupts' work included, and the server's own threads (schedstat), less what the generator needs. \
+                 \"x coturn\" is how many times as many packets are carried for the same CPU time, within a round, the \
+                 median of the rounds.\n\n";
         for row in self.rows() {
             let what = self.cells.iter().find(|cell| cell.row == row).map_or("", |cell| cell.what);
             text += &format!("- `{row}`: {what}\n");
@@ -195,7 +206,7 @@ impl Table {
         let mut line = format!("| {} | {} | {} |", cell.row, self.contestants[cell.contestant], rounds.join(" "));
         line += &format!(" **{cpu:.3}** | {} |", number(1e6 / cpu));
         line += &format!(" {:.0} |", cell.median("of_that_in_the_server_percent"));
-        line += &format!(" {} | {:.2} |", number(cell.median("packets_per_second")), cell.median("lost_percent"));
+        line += &format!(" {:.2} |", cell.median("lost_percent"));
         for name in YARDSTICKS {
             line += &self.ratio(cell, name).map_or(" – |".to_owned(), |ratio| format!(" {ratio:.2} |"));
         }
@@ -222,7 +233,8 @@ impl Table {
                 let values = figures.iter().flat_map(Figures::values);
                 Value::Object(values.map(|(name, value)| (name.to_owned(), json!(value))).collect())
             });
-            let ratios = YARDSTICKS.iter().filter_map(|name| Some(((*name).to_owned(), json!(self.ratio(cell, name)?))));
+            let ratios =
+                YARDSTICKS.iter().filter_map(|name| Some(((*name).to_owned(), json!(self.ratio(cell, name)?))));
             json!({
                 "row": cell.row,
                 "what": cell.what,
