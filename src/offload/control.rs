@@ -127,15 +127,11 @@ impl Offload {
     /// Loads the programs, puts them on the interfaces with these addresses, and starts the thread that follows what
     /// changes. An unspecified address stands for all of its family.
     pub fn start(settings: &Settings, addresses: &[IpAddr]) -> Result<Self, StartError> {
-        let kinds: &[&'static str] = match settings.mode {
-            Mode::Xdp => &[TC, XDP],
-            Mode::Off | Mode::Auto | Mode::Tc | Mode::Clsact => &[TC],
-        };
         // Without the privilege nothing can be attached either, which is told then.
         for interface in remove_leftovers().unwrap_or_default() {
             info!(interface, "a killed ferryd has left its filter here: it is gone");
         }
-        let programs = Programs::load(kinds).map_err(StartError::Load)?;
+        let programs = load(settings.mode).map_err(StartError::Load)?;
         let mut ways = Ways::new(programs.ways_max()).map_err(StartError::Host)?;
         let with_loopback = settings.with_loopback();
         ways.use_loopback(with_loopback);
@@ -322,6 +318,7 @@ impl Control {
                     error!(%error, "the interfaces cannot be listed");
                 }
                 self.read_counts();
+                self.watch(now);
             }
             if !self.closing.is_empty() || self.ways.has_retired() {
                 wait_for_readers();
@@ -333,8 +330,17 @@ impl Control {
     fn attach(&mut self) -> io::Result<()> {
         let own = self.ways.addresses()?;
         self.attachments.follow(&mut self.programs, self.ways.links(), &own);
-        self.ways.use_neighbours(self.attachments.uses_xdp());
+        self.ways.use_xdp(self.attachments.with_xdp());
         Ok(())
+    }
+
+    /// Has another way carry what an interface fails at.
+    fn watch(&mut self, now: Instant) {
+        let carried = [Total::ToPeer, Total::ToClient].map(|total| self.programs.total(total as u32));
+        let carried = carried.into_iter().fold(0, u64::wrapping_add);
+        if self.attachments.watch(&mut self.programs, self.ways.netlink(), now, carried) {
+            self.ways.use_xdp(self.attachments.with_xdp());
+        }
     }
 
     fn handle(&mut self, request: Request) {
@@ -416,6 +422,17 @@ impl Control {
             self.free.lock().unwrap_or_else(PoisonError::into_inner).push(index);
             notify(tag, traffic);
         }
+    }
+}
+
+/// The programs that a mode may use. Whatever keeps XDP from being loaded is no reason to do without tc.
+fn load(mode: Mode) -> Result<Programs, LoadError> {
+    match mode {
+        Mode::Xdp | Mode::Auto => Programs::load(&[TC, XDP]).or_else(|error| {
+            info!(%error, "the kernel takes no XDP program; tc is tried");
+            Programs::load(&[TC])
+        }),
+        Mode::Off | Mode::Tc | Mode::Clsact => Programs::load(&[TC]),
     }
 }
 

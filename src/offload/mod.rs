@@ -8,6 +8,7 @@
 //! - [`control`]: the thread that writes the maps, and the handle of it that workers have.
 //! - `programs`: the programs and the maps in the kernel; `attach`: on which interfaces they are.
 //! - `counts`: what flows have carried.
+//! - `ethtool`, `watch`: what drivers count of failures, and when that is too much.
 //! - `ways`: routes, interfaces and neighbours, by `netlink`.
 //! - `leftovers`: what a killed daemon has left on interfaces.
 //! - `privilege`: what the rest of the daemon does without.
@@ -16,12 +17,14 @@
 mod attach;
 pub mod control;
 mod counts;
+mod ethtool;
 pub mod flow;
 mod leftovers;
 mod netlink;
 mod privilege;
 mod programs;
 pub mod settings;
+mod watch;
 mod ways;
 
 pub use attach::Method;

@@ -21,6 +21,7 @@ const ALIGN: usize = 4;
 /// From linux/if_link.h, linux/rtnetlink.h and linux/neighbour.h, as far as libc does not have them.
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_STATS64: u16 = 23;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTAX_MTU: u16 = 2;
@@ -51,14 +52,6 @@ pub(super) struct Link {
     pub(super) address: Option<[u8; 6]>,
     /// What makes it a virtual one: "veth", "bridge", "vlan".
     pub(super) kind: Option<String>,
-}
-
-impl Link {
-    /// Whether XDP can send through it: not loopback, not what stands upon another interface, as bridges and VLANs do, and
-    /// not a veth, which loses what XDP sends unless its other end has a program or NAPI of its own.
-    pub(super) fn is_for_xdp(&self) -> bool {
-        self.kind.is_none() && !self.is_loopback
-    }
 }
 
 /// Asks, one question at a time.
@@ -119,6 +112,21 @@ impl Netlink {
             }
         })?;
         Ok(links)
+    }
+
+    /// Packets that an interface has received or sent with an error.
+    pub(super) fn failures(&mut self, ifindex: u32) -> io::Result<u64> {
+        let mut request = Request::new(libc::RTM_GETLINK, 0);
+        // struct ifinfomsg
+        request.bytes.extend([0; 16]);
+        request.bytes[HEADER + 4..HEADER + 8].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut failures = 0;
+        self.ask(request, |kind, body| {
+            if kind == libc::RTM_NEWLINK {
+                failures = parse_failures(body).unwrap_or(0);
+            }
+        })?;
+        Ok(failures)
     }
 
     /// Every address, after the index of its interface.
@@ -387,6 +395,13 @@ fn parse_link(body: &[u8]) -> Option<Link> {
     Some(link)
 }
 
+/// The errors in struct rtnl_link_stats64: its fifth and sixth numbers, received and sent.
+fn parse_failures(body: &[u8]) -> Option<u64> {
+    let (_, value) = attributes(body.get(16..)?).find(|(kind, _)| *kind == IFLA_STATS64)?;
+    let number = |index: usize| Some(u64::from_ne_bytes(value.get(index * 8..index * 8 + 8)?.try_into().ok()?));
+    Some(number(4)?.wrapping_add(number(5)?))
+}
+
 /// Up to the zero byte.
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
@@ -417,66 +432,4 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::interfaces::own_addresses;
-
-    #[test]
-    fn links_and_addresses_are_those_of_this_host() {
-        let mut netlink = Netlink::open().unwrap();
-        let links = netlink.links().unwrap();
-        let loopback = links.iter().find(|link| link.is_loopback).unwrap();
-        assert_eq!((loopback.name.as_str(), loopback.is_ethernet), ("lo", false));
-        let mut addresses: Vec<_> = netlink.addresses().unwrap().into_iter().map(|(_, ip)| ip).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        assert_eq!(addresses, own_addresses().unwrap());
-        assert!(netlink.addresses().unwrap().contains(&(loopback.ifindex, Ipv4Addr::LOCALHOST.into())));
-    }
-
-    #[test]
-    fn this_host_is_behind_its_loopback_interface() {
-        let mut netlink = Netlink::open().unwrap();
-        let loopback = netlink.links().unwrap().into_iter().find(|link| link.is_loopback).unwrap();
-        for (from, to) in [("127.0.0.1", "127.0.0.77"), ("::1", "::1")] {
-            let route = netlink.route(from.parse().unwrap(), to.parse().unwrap()).unwrap();
-            assert_eq!(route.map(|route| route.ifindex), Some(loopback.ifindex), "{to}");
-        }
-    }
-
-    #[test]
-    fn there_is_no_way_out_to_a_group_and_to_nowhere() {
-        let mut netlink = Netlink::open().unwrap();
-        let from = Ipv4Addr::LOCALHOST.into();
-        for to in ["255.255.255.255", "0.0.0.1"] {
-            assert_eq!(netlink.route(from, to.parse().unwrap()).unwrap(), None, "{to}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_neighbour_has_no_address() {
-        let mut netlink = Netlink::open().unwrap();
-        let loopback = netlink.links().unwrap().into_iter().find(|link| link.is_loopback).unwrap();
-        let found = netlink.neighbour(loopback.ifindex, "192.0.2.77".parse().unwrap());
-        assert!(matches!(found, Ok(None)), "{found:?}");
-    }
-
-    #[test]
-    fn what_is_cut_short_is_read_as_far_as_it_is_whole() {
-        let mut request = Request::new(libc::RTM_GETROUTE, 0);
-        request.attribute(1, b"abc");
-        request.attribute(2, b"defg");
-        let bytes = request.finish(7).to_vec();
-        let (kind, sequence, body, rest) = message(&bytes).unwrap();
-        assert_eq!((kind, sequence, rest.len()), (libc::RTM_GETROUTE, 7, 0));
-        assert_eq!(attributes(body).collect::<Vec<_>>(), [(1, &b"abc"[..]), (2, &b"defg"[..])]);
-        for len in 0..bytes.len() {
-            assert!(message(&bytes[..len]).is_none());
-            let _ = parse_route(&bytes[..len]);
-            let _ = parse_link(&bytes[..len]);
-        }
-        for len in 0..body.len() {
-            assert_eq!(attributes(&body[..len]).count(), usize::from(len >= 7));
-        }
-    }
-}
+mod tests;

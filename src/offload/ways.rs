@@ -3,7 +3,7 @@
 //! bpf_fib_lookup refuses where IP forwarding is off, which is on every ordinary server. So the daemon looks the routes
 //! up and keeps the answers in a map.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -39,8 +39,8 @@ pub(super) struct Destination {
 pub(super) struct Ways {
     netlink: Netlink,
     changes: Changes,
-    /// XDP is in use: hardware addresses are needed.
-    with_neighbours: bool,
+    /// Interfaces that XDP sends by, which needs hardware addresses.
+    with_xdp: BTreeSet<u32>,
     /// The programs are on the loopback interface too.
     with_loopback: bool,
     links: HashMap<u32, Link>,
@@ -82,7 +82,7 @@ impl Ways {
         let mut ways = Self {
             netlink: Netlink::open()?,
             changes: Changes::subscribe()?,
-            with_neighbours: false,
+            with_xdp: BTreeSet::new(),
             with_loopback: false,
             links: HashMap::new(),
             by_way: HashMap::new(),
@@ -98,8 +98,12 @@ impl Ways {
         Ok(ways)
     }
 
-    pub(super) fn use_neighbours(&mut self, with_neighbours: bool) {
-        self.with_neighbours = with_neighbours;
+    /// Has XDP send by these interfaces, by others not.
+    pub(super) fn use_xdp(&mut self, with_xdp: BTreeSet<u32>) {
+        if self.with_xdp != with_xdp {
+            self.with_xdp = with_xdp;
+            self.to_follow = self.turn.len();
+        }
     }
 
     pub(super) fn use_loopback(&mut self, with_loopback: bool) {
@@ -108,6 +112,10 @@ impl Ways {
 
     pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.values()
+    }
+
+    pub(super) fn netlink(&mut self) -> &mut Netlink {
+        &mut self.netlink
     }
 
     pub(super) fn addresses(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
@@ -207,8 +215,7 @@ impl Ways {
         let link = self.links.get(&route.ifindex).filter(|link| is_way(link))?;
         let mtu = link.mtu.min(route.mtu.unwrap_or(u32::MAX));
         let mut way = Way { ifindex: route.ifindex, mtu, ..Way::default() };
-        // XDP sends through a driver; what stands upon another interface is for tc.
-        if !self.with_neighbours || !link.is_for_xdp() {
+        if !self.with_xdp.contains(&link.ifindex) {
             return Some(Found { way: Some(way), neighbour: None });
         }
         let (own, next_hop) = (link.address.unwrap_or_default(), route.gateway.unwrap_or(to));
