@@ -120,6 +120,32 @@ pub(super) struct Way {
     pub(super) mtu: u32,
     pub(super) to: [u8; 6],
     pub(super) from: [u8; 6],
+    pub(super) next_hop: NextHop,
+}
+
+/// `struct next_hop`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct NextHop {
+    pub(super) family: u32,
+    pub(super) address: [u8; 16],
+}
+
+impl NextHop {
+    pub(super) fn new(ip: IpAddr) -> Self {
+        let mut address = [0; 16];
+        let family = match ip {
+            IpAddr::V4(ip) => {
+                address[..4].copy_from_slice(&ip.octets());
+                libc::AF_INET
+            }
+            IpAddr::V6(ip) => {
+                address = ip.octets();
+                libc::AF_INET6
+            }
+        };
+        Self { family: family as u32, address }
+    }
 }
 
 /// `struct counters`.
@@ -151,7 +177,7 @@ mod tests {
     #[test]
     fn the_layouts_are_those_of_the_programs() {
         assert_eq!((size_of::<Key>(), size_of::<FlowRecord>()), (40, 128));
-        assert_eq!((size_of::<Way>(), size_of::<Counters>()), (20, 32));
+        assert_eq!((size_of::<Way>(), size_of::<Counters>()), (40, 32));
     }
 
     #[test]

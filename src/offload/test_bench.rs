@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use aya::TestRun as _;
 use aya::programs::TestRunOptions;
 
-use super::flow::{Flow, FlowRecord, Way};
+use super::flow::{Flow, FlowRecord, NextHop, Way};
 use super::programs::{Programs, TC, XDP};
 use super::test_packets::{Packet, canonical};
 use super::ways::Direction;
@@ -36,7 +36,13 @@ pub(super) struct Bench {
 pub(super) const CHANNEL: u16 = 0x4001;
 pub(super) const FOREVER: u64 = u64::MAX;
 /// The interface that test runs come in by is loopback.
-pub(super) const WAY: Way = Way { ifindex: 1, mtu: 1500, to: [2, 0, 0, 0, 0, 9], from: [2, 0, 0, 0, 0, 8] };
+pub(super) const WAY: Way = Way {
+    ifindex: 1,
+    mtu: 1500,
+    to: [2, 0, 0, 0, 0, 9],
+    from: [2, 0, 0, 0, 0, 8],
+    next_hop: NextHop { family: libc::AF_INET as u32, address: [192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] },
+};
 
 impl Bench {
     pub(super) fn new() -> Option<Self> {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::flow::Way;
+use super::flow::{NextHop, Way};
 use super::netlink::{Changes, Link, Netlink};
 use super::programs::Programs;
 
@@ -214,11 +214,12 @@ impl Ways {
         let is_way = |link: &Link| link.is_up && (link.is_ethernet || link.is_loopback && self.with_loopback);
         let link = self.links.get(&route.ifindex).filter(|link| is_way(link))?;
         let mtu = link.mtu.min(route.mtu.unwrap_or(u32::MAX));
-        let mut way = Way { ifindex: route.ifindex, mtu, ..Way::default() };
+        let next_hop = route.gateway.unwrap_or(to);
+        let mut way = Way { ifindex: route.ifindex, mtu, next_hop: NextHop::new(next_hop), ..Way::default() };
         if !self.with_xdp.contains(&link.ifindex) {
             return Some(Found { way: Some(way), neighbour: None });
         }
-        let (own, next_hop) = (link.address.unwrap_or_default(), route.gateway.unwrap_or(to));
+        let own = link.address.unwrap_or_default();
         match self.netlink.neighbour(route.ifindex, next_hop) {
             Ok(Some(address)) => (way.to, way.from) = (address, own),
             // The sockets serve until it is resolved.

@@ -74,6 +74,14 @@ struct xdp_md {
 	u32 egress_ifindex;
 };
 
+/* struct bpf_redir_neigh. */
+struct next_hop {
+	/* AF_INET or AF_INET6 in the host's order. */
+	u32 family;
+	/* An IPv4 address is in the first word. */
+	u32 address[4];
+};
+
 enum { TC_NEXT = -1, TC_DROP = 2 };
 enum { XDP_DROP = 1, XDP_PASS = 2, XDP_TX = 3 };
 enum { PACKET_HOST = 0 };
@@ -92,7 +100,7 @@ static long (*const skb_change_tail)(struct __sk_buff *, u32 len, u64 flags) = (
 static long (*const skb_pull_data)(struct __sk_buff *, u32 len) = (void *)39;
 static long (*const xdp_adjust_head)(struct xdp_md *, int delta) = (void *)44;
 static long (*const skb_adjust_room)(struct __sk_buff *, int diff, u32 mode, u64 flags) = (void *)50;
-static long (*const redirect_neigh)(u32 ifindex, void *params, int len, u64 flags) = (void *)152;
+static long (*const redirect_neigh)(u32 ifindex, const struct next_hop *next_hop, int len, u64 flags) = (void *)152;
 static u64 (*const coarse_now)(void) = (void *)160;
 
 /* Headers as they are on the wire; every number in network order. */

@@ -51,6 +51,8 @@ struct way {
 	u32 mtu;
 	u8 to[6];
 	u8 from[6];
+	/* Spares tc the route. */
+	struct next_hop next_hop;
 };
 
 /* Application data of a flow, payload bytes alone. */

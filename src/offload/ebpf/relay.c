@@ -20,11 +20,11 @@ SECTION("classifier") int ferryd_tc(struct __sk_buff *skb)
 	struct plan plan = {};
 	int verdict = decide(&plan, &packet);
 	if (verdict == FORWARD) {
-		u32 ifindex = plan.way->ifindex;
+		const struct way *way = plan.way;
 		verdict = looks_partial(&packet) ? skb_rewrite_in_place(skb, &plan, &packet) : skb_rewrite(skb, &plan, &packet);
 		if (verdict == FORWARD) {
 			count_forwarded(&plan);
-			return redirect_neigh(ifindex, 0, 0, 0);
+			return redirect_neigh(way->ifindex, &way->next_hop, sizeof(way->next_hop), 0);
 		}
 		if (verdict == DROP)
 			count(DROPPED_FAILED);
