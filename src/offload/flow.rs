@@ -120,6 +120,8 @@ pub(super) struct Way {
     pub(super) mtu: u32,
     pub(super) to: [u8; 6],
     pub(super) from: [u8; 6],
+    /// XDP sends by it as by another interface, even what came in by it; else 0.
+    pub(super) redirects: u32,
     pub(super) next_hop: NextHop,
 }
 
@@ -177,7 +179,7 @@ mod tests {
     #[test]
     fn the_layouts_are_those_of_the_programs() {
         assert_eq!((size_of::<Key>(), size_of::<FlowRecord>()), (40, 128));
-        assert_eq!((size_of::<Way>(), size_of::<Counters>()), (40, 32));
+        assert_eq!((size_of::<Way>(), size_of::<Counters>()), (44, 32));
     }
 
     #[test]

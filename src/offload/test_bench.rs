@@ -41,6 +41,7 @@ pub(super) const WAY: Way = Way {
     mtu: 1500,
     to: [2, 0, 0, 0, 0, 9],
     from: [2, 0, 0, 0, 0, 8],
+    redirects: 0,
     next_hop: NextHop { family: libc::AF_INET as u32, address: [192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] },
 };
 

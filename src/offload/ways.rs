@@ -219,6 +219,8 @@ impl Ways {
         if !self.with_xdp.contains(&link.ifindex) {
             return Some(Found { way: Some(way), neighbour: None });
         }
+        // A veth puts what XDP_TX sends into a ring that the other end looks at only if it has a program itself.
+        way.redirects = u32::from(link.kind.as_deref() == Some("veth"));
         let own = link.address.unwrap_or_default();
         match self.netlink.neighbour(route.ifindex, next_hop) {
             Ok(Some(address)) => (way.to, way.from) = (address, own),

@@ -51,6 +51,8 @@ struct way {
 	u32 mtu;
 	u8 to[6];
 	u8 from[6];
+	/* XDP_TX is not for this interface. */
+	u32 redirects;
 	/* Spares tc the route. */
 	struct next_hop next_hop;
 };

@@ -50,11 +50,11 @@ SECTION("xdp") int ferryd_xdp(struct xdp_md *xdp)
 			count(PASSED_NO_WAY);
 			return XDP_PASS;
 		}
-		u32 ifindex = plan.way->ifindex;
+		const struct way *way = plan.way;
 		verdict = xdp_rewrite(xdp, &plan, &packet);
 		if (verdict == FORWARD) {
 			count_forwarded(&plan);
-			return ifindex == xdp->ingress_ifindex ? XDP_TX : redirect(ifindex, 0);
+			return way->ifindex == xdp->ingress_ifindex && !way->redirects ? XDP_TX : redirect(way->ifindex, 0);
 		}
 		if (verdict == DROP)
 			count(DROPPED_FAILED);

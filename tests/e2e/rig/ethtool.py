@@ -9,7 +9,7 @@ from .turn import udp_socket
 SIOCETHTOOL = 0x8946
 # linux/ethtool.h: commands, and the number of statistics in struct ethtool_drvinfo.
 GET_DRIVER, GET_NAMES, GET_STATISTICS = 0x03, 0x1B, 0x1D
-SET_TX_CHECKSUMS = 0x17
+SET_TX_CHECKSUMS, SET_GRO = 0x17, 0x2C
 STATISTICS = 1
 DRIVER_BYTES, STATISTICS_AT = 196, 180
 NAME_BYTES = 32

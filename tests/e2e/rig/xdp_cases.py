@@ -1,19 +1,49 @@
-"""The kernel path by XDP where it does not work: a veth whose other end takes nothing from it."""
+"""The kernel path by XDP on a veth, where it is asked for by name; and what happens where it does not work."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from . import ethtool
+from .capture import Capture
 from .cases import Rig, case, require
-from .kernel_cases import CHANNEL, carried, client, drain, offloaded
-from .lab import CLIENT_A, PEER, PEER_V4, SERVER
+from .kernel_cases import (
+    CHANNEL,
+    EDGES,
+    FAMILIES,
+    FITS,
+    OF_PEER,
+    answering,
+    carried,
+    client,
+    drain,
+    offloaded,
+    until_carried,
+)
+from .lab import CLIENT_A, CORE, PEER, PEER_V4, SERVER
 from .process import wait_until
 from .server import Ferryd
 from .turn import udp_socket
 
 
-def counted(name: str) -> int:
-    """A statistic of the server's interface, of all queues."""
-    return sum(value for key, value in ethtool.statistics(SERVER, "wan").items() if key.endswith(name))
+@contextlib.contextmanager
+def fit_for_xdp() -> Iterator[None]:
+    """The router takes what XDP sends, and senders complete their checksums, as network cards do."""
+    switches = [(CORE, "server", ethtool.SET_GRO, True), (CLIENT_A, "lan", ethtool.SET_TX_CHECKSUMS, False),
+                (PEER, "wan", ethtool.SET_TX_CHECKSUMS, False)]
+    for namespace, interface, command, on in switches:
+        ethtool.switch(namespace, interface, command, on)
+    try:
+        yield
+    finally:
+        for namespace, interface, command, on in switches:
+            ethtool.switch(namespace, interface, command, not on)
+
+
+def redirected() -> int:
+    """Packets that XDP has sent by the server's interface."""
+    statistics = ethtool.statistics(SERVER, "wan").items()
+    return sum(value for name, value in statistics if name.endswith("_xdp_redirect"))
 
 
 def is_carried_by(server: Ferryd, method: str) -> bool:
@@ -21,43 +51,84 @@ def is_carried_by(server: Ferryd, method: str) -> bool:
 
 
 @case
+def xdp_carries_every_size_between_all_families(rig: Rig) -> None:
+    with fit_for_xdp(), offloaded(rig, "xdp") as server:
+        require(is_carried_by(server, "xdp"), f"XDP is not on the interface, see {server.log}")
+        for family, relayed in FAMILIES:
+            one = client(family, relayed)
+            peer = udp_socket(PEER, OF_PEER[relayed])
+            one.bind(CHANNEL, peer.getsockname()[:2])
+            until_carried(server, one, answering(peer, one))
+            drain(peer)
+            before = redirected()
+            for size in FITS + EDGES:
+                data = bytes((size + index) % 256 for index in range(size))
+                one.send(CHANNEL, data)
+                got, source = peer.recvfrom(65536)
+                require(got == data and source[:2] == one.relayed, f"{size} bytes from {source}, not {one.relayed}")
+                peer.sendto(data, source)
+                require(one.receive() == (CHANNEL, data), f"{size} bytes came back otherwise")
+            sent = redirected() - before
+            require(sent >= 2 * len(FITS), f"IPv{family} to IPv{relayed}: XDP sent {sent} packets")
+            one.refresh(0)
+            one.close()
+            peer.close()
+        require(is_carried_by(server, "xdp"), "XDP was given up")
+
+
+@case
+def xdp_lowers_the_hop_limit(rig: Rig) -> None:
+    with fit_for_xdp(), offloaded(rig, "xdp") as server:
+        for family in (4, 6):
+            one = client(family, family)
+            peer = udp_socket(PEER, OF_PEER[family])
+            one.bind(CHANNEL, peer.getsockname()[:2])
+            until_carried(server, one, answering(peer, one))
+            drain(peer)
+            capture = Capture(CORE, "peer", rig.directory / f"xdp{family}.pcap", "udp")
+            one.send(CHANNEL, b"how far")
+            peer.recv(65536)
+
+            def captured() -> set[int]:
+                return {packet.ttl for packet in capture.datagrams() if packet.payload == b"how far"}
+
+            wait_until(lambda: bool(captured()), 10, "the packet is captured")
+            capture.stop()
+            # From 64: two routers before the server, the server, and the router after it.
+            require(captured() == {60}, f"IPv{family}: hop limits {captured()}")
+            one.close()
+            peer.close()
+
+
+@case
 def where_xdp_loses_a_call_tc_takes_over(rig: Rig) -> None:
-    # Senders complete their checksums, as network cards do: XDP leaves the others to the sockets.
-    senders = [(CLIENT_A, "lan"), (PEER, "wan")]
-    for namespace, interface in senders:
-        ethtool.switch(namespace, interface, ethtool.SET_TX_CHECKSUMS, False)
-    try:
+    with fit_for_xdp():
+        # Now the other end of the veth takes nothing from XDP any more.
+        ethtool.switch(CORE, "server", ethtool.SET_GRO, False)
         with offloaded(rig, "xdp") as server:
-            lose_and_recover(server)
-    finally:
-        for namespace, interface in senders:
-            ethtool.switch(namespace, interface, ethtool.SET_TX_CHECKSUMS, True)
+            require(is_carried_by(server, "xdp"), f"XDP is not on the interface, see {server.log}")
+            one = client(4, 4)
+            peer = udp_socket(PEER, PEER_V4)
+            one.bind(CHANNEL, peer.getsockname()[:2])
 
+            def has_fallen_back() -> bool:
+                for _ in range(10):
+                    one.send(CHANNEL, b"anybody there?")
+                    peer.sendto(b"anybody there?", one.relayed)
+                    time.sleep(0.005)
+                return is_carried_by(server, "tcx")
 
-def lose_and_recover(server: Ferryd) -> None:
-    require(is_carried_by(server, "xdp"), f"XDP is not on the interface, see {server.log}")
-    one = client(4, 4)
-    peer = udp_socket(PEER, PEER_V4)
-    one.bind(CHANNEL, peer.getsockname()[:2])
-
-    def has_fallen_back() -> bool:
-        for _ in range(10):
-            one.send(CHANNEL, b"anybody there?")
-            peer.sendto(b"anybody there?", one.relayed)
-            time.sleep(0.005)
-        return is_carried_by(server, "tcx")
-
-    wait_until(has_fallen_back, 20, "tc takes over")
-    require(counted("_xdp_tx_errors") > 0, "nothing was lost")
-    require("loses what the kernel path" in server.log.read_text(), "the log says so")
-    drain(peer, one.socket)
-    before = carried(server, "to_peer"), carried(server, "to_client")
-    for _ in range(20):
-        one.send(CHANNEL, b"here again")
-        require(peer.recv(65536) == b"here again", "the packet")
-        peer.sendto(b"here again", one.relayed)
-        require(one.receive() == (CHANNEL, b"here again"), "the answer")
-    now = carried(server, "to_peer"), carried(server, "to_client")
-    require(all(after - earlier >= 20 for earlier, after in zip(before, now)), f"{before} and then {now}")
-    one.close()
-    peer.close()
+            wait_until(has_fallen_back, 20, "tc takes over")
+            require(redirected() > 0, "XDP has sent nothing")
+            require("loses what the kernel path" in server.log.read_text(), "the log says so")
+            drain(peer, one.socket)
+            before = carried(server, "to_peer"), carried(server, "to_client")
+            for _ in range(20):
+                one.send(CHANNEL, b"here again")
+                require(peer.recv(65536) == b"here again", "the packet")
+                peer.sendto(b"here again", one.relayed)
+                require(one.receive() == (CHANNEL, b"here again"), "the answer")
+            now = carried(server, "to_peer"), carried(server, "to_client")
+            require(all(after - earlier >= 20 for earlier, after in zip(before, now)), f"{before} and then {now}")
+            one.close()
+            peer.close()
