@@ -59,6 +59,36 @@ fn a_page_looks_at_no_more_slots_than_it_may() {
 }
 
 #[test]
+fn a_listing_of_a_hundred_thousand_is_told_in_pages_between_which_calls_go_on() {
+    const COUNT: usize = 100_000;
+    let mut world = World::with(|setup| {
+        for address in 20..27 {
+            setup.relay(&format!("192.0.2.{address}"), None);
+        }
+        setup.turn.limits.allocations_per_prefix = 0;
+        setup.turn.limits.allocations_total = 0;
+    });
+    let mut call = Client::new("198.51.100.1:999");
+    call.allocate(&mut world).relay();
+    call.bind(&mut world, 0x4000, PEER);
+    for index in 1..COUNT {
+        let (host, port) = (index % 250, 1000 + index / 250);
+        Client::new(&format!("203.0.113.{host}:{port}")).allocate(&mut world).relay();
+    }
+    let (mut ids, mut pages, mut from) = (BTreeSet::new(), 0, Some(0));
+    while let Some(slot) = from {
+        let page = world.workers[0].sessions(world.now(), slot, &SessionFilter::default());
+        assert!(page.sessions.len() <= PAGE_LEN_MAX);
+        ids.extend(page.sessions.iter().map(|session| session.id));
+        (pages, from) = (pages + 1, page.next);
+        // What the worker does between two pages.
+        call.channel_data(&mut world, 0x4000, b"still");
+        assert_eq!(world.sent().len(), 1, "page {pages}");
+    }
+    assert_eq!((ids.len(), pages), (COUNT, COUNT.div_ceil(PAGE_LEN_MAX)));
+}
+
+#[test]
 fn filters_name_users_clients_and_peers() {
     let mut world = World::new();
     let mut alice = Client::new("198.51.100.1:1000");
