@@ -54,7 +54,7 @@ impl Reload {
     pub(super) fn certificates(&self) {
         let Some(tls) = &self.tls else { return };
         match tls.reload(&TlsSettings { certificates: self.loaded.settings.tls.clone() }) {
-            Ok(()) => info!("certificates read again"),
+            Ok(_) => info!("certificates read again"),
             Err(error) => error!(%error, "the certificates stay as they were"),
         }
     }
@@ -84,12 +84,13 @@ impl Reload {
         let mut changed: Vec<String> = Vec::new();
         if let Some(tls) = &self.tls {
             // Also when the names are the same: the files may hold other certificates.
-            let settings = TlsSettings { certificates: new.tls.clone() };
-            if let Err(error) = tls.reload(&settings) {
-                self.listeners.give_up(crew, prepared);
-                return Err(vec![format!("tls: {error}")]);
+            match tls.reload(&TlsSettings { certificates: new.tls.clone() }) {
+                Ok(differs) => changed.extend(differs.then(|| "certificates".to_owned())),
+                Err(error) => {
+                    self.listeners.give_up(crew, prepared);
+                    return Err(vec![format!("tls: {error}")]);
+                }
             }
-            changed.push("certificates".to_owned());
         }
         if let (Some(door), Some(remote)) = (&self.door, &new.admin.remote)
             && let Err(error) = door.replace(remote)

@@ -53,12 +53,15 @@ pub fn load(settings: &TlsSettings) -> Result<TlsAcceptConfig, TlsError> {
 }
 
 impl TlsAcceptConfig {
-    /// Loads other certificates into a configuration in use; sessions stay resumable.
+    /// Loads other certificates into a configuration in use, and says whether they are others; sessions stay resumable.
     ///
     /// On an error all certificates stay as they are.
-    pub fn reload(&self, settings: &TlsSettings) -> Result<(), TlsError> {
-        self.certificates.replace(load_entries(settings)?);
-        Ok(())
+    pub fn reload(&self, settings: &TlsSettings) -> Result<bool, TlsError> {
+        let entries = load_entries(settings)?;
+        let chains = |entries: &[Entry]| -> Vec<_> { entries.iter().map(|entry| entry.key.cert.clone()).collect() };
+        let differs = chains(&entries) != chains(&self.certificates.entries());
+        self.certificates.replace(entries);
+        Ok(differs)
     }
 
     /// Says what the certificates in use are, in order, each with its file.
@@ -119,8 +122,9 @@ mod tests {
         broken.certificates.push(CertificateFiles { certificate: "/nonexistent".into(), key: "/nonexistent".into() });
         assert!(config.reload(&broken).is_err());
         assert_eq!(names(&config), ["one.example"]);
-        config.clone().reload(&two.settings()).unwrap();
+        assert!(config.clone().reload(&two.settings()).unwrap());
         assert_eq!(names(&config), ["two.example"]);
+        assert!(!config.reload(&two.settings()).unwrap());
     }
 
     #[test]

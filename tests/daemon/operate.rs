@@ -109,9 +109,16 @@ fn siblings_that_clients_cannot_follow_are_refused() {
 
 #[test]
 fn the_reload_verb_tells_what_has_changed_or_what_is_wrong() {
-    let mut ferryd = Ferryd::start(|_| {});
+    let mut ferryd = Ferryd::start(|config| {
+        Certificate::configured(config);
+        config.text("watch-files", "0s");
+    });
     let nothing = ferryd.verb(&["reload"]);
     assert_eq!(nothing.expect_success().stdout, "nothing has changed\n");
+    // A file that holds what it held before is no change, and one with another certificate is.
+    Certificate::configured(&mut ferryd.config);
+    assert_eq!(ferryd.verb(&["reload"]).expect_success().stdout, "changed          certificates\n");
+    assert_eq!(ferryd.verb(&["reload"]).expect_success().stdout, "nothing has changed\n");
     ferryd.config.set("limits.allocations-total", 7).set("workers", 1);
     ferryd.config.write();
     let reloaded = json(&ferryd, &["reload"]);
