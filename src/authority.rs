@@ -14,7 +14,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::turn::authorization::{Applicant, Application, Verdict};
-use crate::web::{self, Endpoint, Token, Url, client_config};
+use crate::web::{Endpoint, Token, Trust, Url, client_config};
 use crate::worker::{Asked, Authorizer, Command, WorkerHandle};
 
 /// Questions at a time.
@@ -94,7 +94,7 @@ impl Authority {
     /// Fails where authorities cannot be read.
     pub fn new(settings: Settings) -> io::Result<Self> {
         let authorities = settings.authorities.as_deref();
-        let tls = || client_config(web::authorities(authorities)?, None);
+        let tls = || client_config(Trust::read(authorities)?, None);
         let endpoint = Endpoint::new(settings.url.clone(), settings.token.clone(), tls)?;
         Ok(Self { settings, endpoint, counters: Arc::default() })
     }

@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+pub use self::trust::{Trust, signs_itself};
+
+mod trust;
 
 /// A status line.
 const STATUS_LEN_MAX: usize = 1024;
@@ -87,31 +91,18 @@ pub fn key(file: &Path) -> io::Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(&std::fs::read(file)?).map_err(|_| no_key())
 }
 
-/// The authorities of a file, or those that the system trusts.
-pub fn authorities(file: Option<&Path>) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    match file {
-        Some(file) => {
-            for certificate in certificates(file)? {
-                roots.add(certificate).map_err(io::Error::other)?;
-            }
-        }
-        // Some of the system's may be unfit; without any, nothing would be trusted.
-        None => _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
-    }
-    if roots.is_empty() { Err(io::Error::other("no certificate authority is known")) } else { Ok(roots) }
-}
-
 /// A client's side of TLS, with a certificate of its own where the server asks for one.
 pub fn client_config(
-    authorities: RootCertStore,
+    trust: Trust,
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> io::Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = trust.of_servers(&provider)?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
-        .with_root_certificates(authorities);
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let config = match identity {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(io::Error::other)?,
         None => builder.with_no_client_auth(),

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::wire;
-use crate::web::{Endpoint, parse};
+use crate::web::{Endpoint, parse, signs_itself};
 
 /// A listing of a busy server takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -80,9 +80,15 @@ impl Client {
             Door::Remote(endpoint) => endpoint.request(method, path, &body, ANSWER_LEN_MAX as usize, PATIENCE),
         };
         let (status, body) = answered.map_err(|source| {
-            let is_tls = source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            if source.kind() == io::ErrorKind::InvalidData && !is_tls {
+            let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            if source.kind() == io::ErrorKind::InvalidData && tls.is_none() {
                 return self.broken(source);
+            }
+            if let Some(rustls::Error::InvalidCertificate(reason)) = tls
+                && signs_itself(reason)
+            {
+                let source = io::Error::other("its certificate signs itself and is not the one that --ca names");
+                return ClientError::Unreachable { door: self.name(), source };
             }
             ClientError::Unreachable { door: self.name(), source }
         })?;

@@ -14,7 +14,6 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use rustls::ServerConfig;
-use rustls::server::WebPkiClientVerifier;
 use rustls::sign::SingleCertAndKey;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,7 +26,7 @@ use tracing::debug;
 
 use super::api::Refusal;
 use crate::net::certificate::{CertificateFiles, load_pair};
-use crate::web::{self, Token};
+use crate::web::{Token, Trust};
 
 /// Connections at a time, handshakes included: some operators and some scripts.
 const CONNECTIONS_MAX: usize = 64;
@@ -106,8 +105,7 @@ impl Lock {
             None => builder.with_no_client_auth(),
             Some(file) => {
                 let named = |error: &dyn fmt::Display| DoorError(format!("{}: {error}", file.display()));
-                let roots = web::authorities(Some(file)).map_err(|error| named(&error))?;
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                let verifier = Trust::read(Some(file)).and_then(|trust| trust.of_clients(&provider));
                 builder.with_client_cert_verifier(verifier.map_err(|error| named(&error))?)
             }
         };

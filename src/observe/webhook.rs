@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use super::records;
-use crate::web::{self, Endpoint, Token, Url, client_config};
+use crate::web::{Endpoint, Token, Trust, Url, client_config};
 
 /// Events that wait for the service.
 const QUEUE_MAX: usize = 4096;
@@ -71,7 +71,7 @@ impl Webhook {
     pub fn start(settings: Settings, counters: Arc<records::Counters>) -> io::Result<Self> {
         let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), counters });
         let Settings { url, token, authorities } = settings;
-        let service = Endpoint::new(url, token, || client_config(web::authorities(authorities.as_deref())?, None))?;
+        let service = Endpoint::new(url, token, || client_config(Trust::read(authorities.as_deref())?, None))?;
         let of_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("webhook".to_owned()).spawn(move || of_thread.deliver(&service))?;

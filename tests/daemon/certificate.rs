@@ -39,8 +39,25 @@ impl Certificate {
         Self::made(directory, name, host, 2099, &rcgen::KeyPair::generate().unwrap())
     }
 
+    /// One that calls itself an authority, as what `openssl req -x509` makes; it ends on the first day of a year.
+    pub(crate) fn authority(directory: &Path, name: &str, year: i32) -> Self {
+        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self::of_parameters(directory, name, parameters, year, &rcgen::KeyPair::generate().unwrap())
+    }
+
     fn made(directory: &Path, name: &str, host: &str, year: i32, pair: &rcgen::KeyPair) -> Self {
-        let mut parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        Self::of_parameters(directory, name, parameters, year, pair)
+    }
+
+    fn of_parameters(
+        directory: &Path,
+        name: &str,
+        mut parameters: rcgen::CertificateParams,
+        year: i32,
+        pair: &rcgen::KeyPair,
+    ) -> Self {
         parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
         parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
         let made = parameters.self_signed(pair).unwrap();

@@ -138,6 +138,39 @@ fn a_certificate_lets_in_and_both_together_ask_for_both() {
 }
 
 #[test]
+fn certificates_that_call_themselves_authorities_are_trusted_where_they_are_named() {
+    let mut ferryd = Ferryd::start(|config| {
+        let directory = config.directory.clone();
+        remote(config);
+        Certificate::authority(&directory, "ferryd", 2099).set(config);
+        let operator = Certificate::authority(&directory, "operator", 2099);
+        config.text("admin.client-ca", operator.certificate.display());
+    });
+    let directory = ferryd.config.directory.clone();
+    let status = |ferryd: &Ferryd, host: &str, ca: &str, client: &str| {
+        let url = format!("https://{host}:{}", address(ferryd).port());
+        let [ca, certificate, key] = [format!("{ca}.pem"), format!("{client}.pem"), format!("{client}.key")]
+            .map(|name| directory.join(name).display().to_string());
+        run(&["status", "--admin", &url, "--ca", &ca, "--certificate", &certificate, "--key", &key])
+    };
+    status(&ferryd, "localhost", "ferryd", "operator").expect_success();
+    // Neither another name of the server, nor another that signs itself, at either end.
+    status(&ferryd, "127.0.0.1", "ferryd", "operator").expect_failure(1, &["not valid for name"]);
+    Certificate::authority(&directory, "stranger", 2099);
+    status(&ferryd, "localhost", "stranger", "operator").expect_failure(1, &["signs itself", "--ca"]);
+    status(&ferryd, "localhost", "ferryd", "stranger").expect_failure(1, &["cannot be reached"]);
+    // Nor one that has ended.
+    let ended = Certificate::authority(&directory, "ended", 2021);
+    ferryd.reload(|config| ended.set(config));
+    status(&ferryd, "localhost", "ended", "operator").expect_failure(1, &["expired"]);
+    ferryd.reload(|config| {
+        Certificate::at(&config.directory.clone(), "ferryd").set(config);
+        config.text("admin.client-ca", ended.certificate.display());
+    });
+    status(&ferryd, "localhost", "ferryd", "ended").expect_failure(1, &["CertificateExpired"]);
+}
+
+#[test]
 fn it_is_not_served_to_everybody() {
     let ended = refused(|config| {
         Certificate::configured(config);

@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::config::{self, HostFacts};
 use crate::control::client::{Client, ClientError};
-use crate::web::{self, Endpoint, Token, Url};
+use crate::web::{self, Endpoint, Token, Trust, Url};
 
 /// How the daemon is reached, and how its answer is printed.
 #[derive(Debug, Args)]
@@ -90,9 +90,9 @@ impl Reach {
     }
 
     fn tls(&self) -> io::Result<Arc<ClientConfig>> {
-        let authorities = match &self.ca {
-            Some(file) => web::authorities(Some(file)).map_err(naming(file))?,
-            None => web::authorities(None)?,
+        let trust = match &self.ca {
+            Some(file) => Trust::read(Some(file)).map_err(naming(file))?,
+            None => Trust::read(None)?,
         };
         let identity = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => Some((
@@ -101,7 +101,11 @@ impl Reach {
             )),
             _ => None,
         };
-        web::client_config(authorities, identity)
+        let made = web::client_config(trust, identity);
+        match &self.certificate {
+            Some(certificate) => made.map_err(naming(certificate)),
+            None => made,
+        }
     }
 }
 

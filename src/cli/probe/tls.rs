@@ -7,11 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use super::STEP_TIMEOUT;
 use super::words::Failure;
 use crate::net::certificate::CertificateContent;
-use crate::web::certificates;
+use crate::web::{self, signs_itself};
 
 const STEP: &str = "tls";
 
@@ -28,9 +26,7 @@ const STEP: &str = "tls";
 pub(super) struct Trust {
     provider: Arc<CryptoProvider>,
     /// `None` trusts every certificate.
-    verifier: Option<Arc<WebPkiServerVerifier>>,
-    /// Trusted as they are: the certificates that the operator named.
-    named: Vec<CertificateDer<'static>>,
+    verifier: Option<Arc<dyn ServerCertVerifier>>,
 }
 
 impl Trust {
@@ -38,37 +34,15 @@ impl Trust {
     pub(super) fn read(ca: Option<&Path>, insecure: bool) -> Result<Self, Failure> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         if insecure {
-            return Ok(Self { provider, verifier: None, named: Vec::new() });
+            return Ok(Self { provider, verifier: None });
         }
-        let (roots, named) = match ca {
-            Some(file) => roots_of_file(file)?,
-            None => (roots_of_system()?, Vec::new()),
-        };
-        let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-        let verifier = built.map_err(|error| Failure::new(STEP, format!("no certificate is trusted ({error})")))?;
-        Ok(Self { provider, verifier: Some(verifier), named })
+        let read = web::Trust::read(ca).and_then(|trust| trust.of_servers(&provider));
+        let verifier = read.map_err(|error| match ca {
+            Some(file) => Failure::new(STEP, format!("{}: {error}", file.display())),
+            None => Failure::new(STEP, format!("{error}, or pass --ca or --insecure")),
+        })?;
+        Ok(Self { provider, verifier: Some(verifier) })
     }
-}
-
-fn roots_of_file(file: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Failure> {
-    let failure = |words: String| Failure::new(STEP, format!("{}: {words}", file.display()));
-    let mut roots = RootCertStore::empty();
-    let named = certificates(file).map_err(|error| failure(error.to_string()))?;
-    for certificate in &named {
-        roots.add(certificate.clone()).map_err(|error| failure(error.to_string()))?;
-    }
-    Ok((roots, named))
-}
-
-fn roots_of_system() -> Result<RootCertStore, Failure> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        let words = "this machine trusts no certificate at all; install the package ca-certificates, or pass --ca or \
-                     --insecure";
-        return Err(Failure::new(STEP, words));
-    }
-    Ok(roots)
 }
 
 /// Completes the handshake; returns the stream and what was agreed on.
@@ -184,19 +158,10 @@ impl std::fmt::Debug for Trust {
 }
 
 impl Watcher {
-    fn is_named(&self, certificate: &CertificateDer<'_>) -> bool {
-        self.trust.named.iter().any(|named| named == certificate)
-    }
-
     fn content(&self) -> Option<CertificateContent> {
         let shown = self.shown.lock().ok()?;
         CertificateContent::parse(shown.as_ref()?).ok()
     }
-}
-
-/// Whether the certificate was refused for being its own authority, after its time was found good.
-fn signs_itself(reason: &CertificateError) -> bool {
-    matches!(reason, CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity"))
 }
 
 impl ServerCertVerifier for Watcher {
@@ -212,15 +177,7 @@ impl ServerCertVerifier for Watcher {
             *shown = Some(end_entity.clone().into_owned());
         }
         let Some(verifier) = &self.trust.verifier else { return Ok(ServerCertVerified::assertion()) };
-        let verified = verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified {
-            // A certificate that signs itself heads no chain, and is trusted when it is the one that was named.
-            Err(rustls::Error::InvalidCertificate(reason)) if signs_itself(&reason) && self.is_named(end_entity) => {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verified => verified,
-        }
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
