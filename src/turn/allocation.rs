@@ -195,6 +195,23 @@ impl Allocation {
             && (!user.is_limited() || self.quota.meter.as_ref().is_none_or(|meter| meter.take(now, user, way, len)))
     }
 
+    /// How many bytes of its data connections may pass now, by the limits of the allocation and of its user.
+    pub(super) fn room(&mut self, now: Instant, limits: &Limits, way: Direction) -> u64 {
+        let (own, user) = (limits.allocation_rate, limits.user_rate);
+        let own = if own.is_limited() { self.meter.get_or_insert_default().room(now, own, way) } else { u64::MAX };
+        own.min(self.quota.meter.as_ref().map_or(u64::MAX, |meter| meter.room(now, user, way)))
+    }
+
+    /// Has bytes of its data connections count against those limits.
+    pub(super) fn charge(&mut self, now: Instant, limits: &Limits, way: Direction, bytes: u64) {
+        if limits.allocation_rate.is_limited() {
+            self.meter.get_or_insert_default().charge(now, limits.allocation_rate, way, bytes);
+        }
+        if let Some(meter) = &self.quota.meter {
+            meter.charge(now, limits.user_rate, way, bytes);
+        }
+    }
+
     pub(super) fn relays(&self) -> &Relays {
         &self.relays
     }

@@ -18,7 +18,8 @@ pub(super) enum Direction {
 
 /// Token buckets of bytes and packets for each direction, as instants at which they are full again.
 ///
-/// Nothing waits here: a datagram beyond the rate is dropped, as at any bottleneck that real-time media expects.
+/// Nothing waits here: a datagram beyond the rate is dropped, as at any bottleneck that real-time media expects. The data
+/// of a connection with a peer waits where it is, in the kernel of its sender.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     epoch: OnceLock<Instant>,
@@ -29,10 +30,34 @@ pub(super) struct Meter {
 impl Meter {
     /// Takes tokens for a datagram; false when it is one too many.
     pub(super) fn take(&self, now: Instant, rate: DataRate, direction: Direction, len: usize) -> bool {
-        let now = now.saturating_duration_since(*self.epoch.get_or_init(|| now)).as_nanos() as u64;
+        let now = self.nanos(now);
         let direction = direction as usize;
         take(&self.packets[direction], now, 1, rate.packets_per_second)
             && take(&self.bytes[direction], now, len as u64, rate.bytes_per_second)
+    }
+
+    /// How many bytes of a connection may pass now; a connection has no packets to be counted.
+    pub(super) fn room(&self, now: Instant, rate: DataRate, direction: Direction) -> u64 {
+        if rate.bytes_per_second == 0 {
+            return u64::MAX;
+        }
+        let (now, depth) = (self.nanos(now), DEPTH.as_nanos() as u64);
+        let used = self.bytes[direction as usize].load(Ordering::Relaxed).saturating_sub(now);
+        let free = depth.saturating_sub(used);
+        (u128::from(free) * u128::from(rate.bytes_per_second) / 1_000_000_000) as u64
+    }
+
+    /// Takes tokens for bytes of a connection that have passed, also such as are not there yet.
+    pub(super) fn charge(&self, now: Instant, rate: DataRate, direction: Direction, bytes: u64) {
+        let Some(cost) = bytes.saturating_mul(1_000_000_000).checked_div(rate.bytes_per_second.into()) else { return };
+        let now = self.nanos(now);
+        let full_at = &self.bytes[direction as usize];
+        let next = |full_at: u64| Some(full_at.max(now).saturating_add(cost));
+        let _always = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(*self.epoch.get_or_init(|| now)).as_nanos() as u64
     }
 }
 
@@ -63,6 +88,23 @@ mod tests {
         assert_eq!(drain(&meter, later, rate, Direction::ToPeers, 1000), 5);
         assert_eq!(drain(&meter, later, rate, Direction::ToClient, 10), 25);
         assert_eq!(drain(&meter, begin + Duration::from_secs(60), rate, Direction::ToClient, 10), 50);
+    }
+
+    #[test]
+    fn the_data_of_connections_has_the_same_bucket_and_what_is_too_much_is_owed() {
+        let (meter, begin) = (Meter::default(), Instant::now());
+        let rate = DataRate { bytes_per_second: 10_000, packets_per_second: 1 };
+        let at = |millis| begin + Duration::from_millis(millis);
+        assert_eq!(meter.room(begin, DataRate::default(), Direction::ToPeers), u64::MAX);
+        assert_eq!(meter.room(begin, rate, Direction::ToPeers), 10_000);
+        assert!(meter.take(begin, rate, Direction::ToPeers, 1000));
+        assert_eq!(meter.room(begin, rate, Direction::ToPeers), 9000);
+        meter.charge(begin, rate, Direction::ToPeers, 14_000);
+        assert_eq!(meter.room(begin, rate, Direction::ToPeers), 0);
+        assert_eq!(meter.room(begin, rate, Direction::ToClient), 10_000, "the other direction");
+        assert_eq!(meter.room(at(500), rate, Direction::ToPeers), 0, "5000 were owed");
+        assert_eq!(meter.room(at(600), rate, Direction::ToPeers), 1000);
+        assert_eq!(meter.room(at(60_000), rate, Direction::ToPeers), 10_000);
     }
 
     #[test]

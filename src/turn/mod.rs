@@ -37,6 +37,7 @@ pub use effect::{Beyond, Effect, Forward, OpenError};
 pub use forward::IcmpError;
 pub use ids::{AllocationId, PeerConnectionId, RelayId, RelayTransport, Route, WorkerId};
 pub use outcome::{Counters, DropReason, Outcome};
+pub use peer_connections::DataRoom;
 pub use peer_policy::PeerPolicy;
 pub use redirect::{Drain, Redirect};
 pub use server::{Now, Policy, Server, Shared};

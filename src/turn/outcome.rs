@@ -83,11 +83,13 @@ pub enum DropReason {
     TcpAllocation,
     /// A peer has connected to an allocation that has too many connections; closed.
     TooManyConnections,
+    /// Peers connect to an allocation faster than its client is told; closed.
+    ConnectionRate,
 }
 
 impl DropReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::UnknownProtocol,
         Self::Malformed(ParseError::NotStun),
         Self::Malformed(ParseError::Length),
@@ -116,6 +118,7 @@ impl DropReason {
         Self::DataRate,
         Self::TcpAllocation,
         Self::TooManyConnections,
+        Self::ConnectionRate,
     ];
 
     /// The name in metrics.
@@ -149,6 +152,7 @@ impl DropReason {
             Self::DataRate => "data_rate",
             Self::TcpAllocation => "tcp_allocation",
             Self::TooManyConnections => "too_many_connections",
+            Self::ConnectionRate => "connection_rate",
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Stream {
     pub(super) signs: Signs,
     /// The connection with a peer that it is bound to: what comes are no messages.
     pub(super) peer: Option<PeerConnectionId>,
+    /// What comes from the client, and what comes from the peer, waits for its turn until the limits let more pass.
+    pub(super) waits: [bool; 2],
     /// It is in [`Connections::to_flush`].
     to_flush: bool,
 }
@@ -60,8 +62,9 @@ impl Connections {
         });
         let entry = &mut self.slots[slot as usize];
         let client = connection.five_tuple();
-        entry.stream =
-            Some(Box::new(Stream { client, connection, signs: Signs::new(now), peer: None, to_flush: false }));
+        let signs = Signs::new(now);
+        let stream = Stream { client, connection, signs, peer: None, waits: [false; 2], to_flush: false };
+        entry.stream = Some(Box::new(stream));
         ConnectionId { slot, generation: entry.generation }
     }
 

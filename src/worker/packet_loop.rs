@@ -174,6 +174,7 @@ impl<D: Datagrams> Worker<D> {
             self.handle_arrivals(now);
             self.read_on(now);
             self.accept_on(now);
+            self.pass_on(now);
             self.handle_neighbours(now);
             self.handle_ended_flows();
             if self.server.poll_timeout().is_some_and(|timeout| timeout <= now.instant) {
@@ -209,7 +210,7 @@ impl<D: Datagrams> Worker<D> {
         if has_more || !self.unfinished.is_empty() || self.associations.is_busy() {
             return Some(Duration::ZERO);
         }
-        let streams = [self.deadlines.next(), self.peers.next_accept()];
+        let streams = [self.deadlines.next(), self.peers.next_turn()];
         let datagrams = [self.server.poll_timeout(), self.associations.next(), self.next_requests(now)];
         let timeouts = streams.into_iter().chain(datagrams);
         let timeout = timeouts.flatten().min()?;

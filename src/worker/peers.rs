@@ -14,7 +14,7 @@ use crate::net::datagrams::Datagrams;
 use crate::net::peer::{PeerStream, accept, open_tcp_relay};
 use crate::net::poll::{Event, Interest};
 use crate::net::stream::Rest;
-use crate::turn::{Now, OpenError as Refusal, PeerConnectionId, RelayId, Route};
+use crate::turn::{DataRoom, Now, OpenError as Refusal, PeerConnectionId, RelayId, Route};
 
 /// Connections accepted at one relayed address before other sockets have their turn.
 const ACCEPT_BUDGET: usize = 16;
@@ -22,6 +22,8 @@ const ACCEPT_BUDGET: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes passed in each direction before other streams have their turn.
 const DATA_BUDGET: u64 = 64 * 1024;
+/// Pause of a connection that has used up what the limits let pass, of which one second's share may come at once.
+const RATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection with a peer.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ pub(super) struct Peers {
     peers: HashMap<PeerConnectionId, Peer>,
     /// Relays at which connections may wait, and when to look again; all looks are equally far ahead, or due at once.
     waiting: VecDeque<(Instant, RelayId)>,
+    /// Streams that were given nothing when others of the allocation or user had used it up: they come first.
+    hungry: VecDeque<(Instant, ConnectionId)>,
+    /// Streams that have used it up.
+    fed: VecDeque<(Instant, ConnectionId)>,
 }
 
 impl Peers {
@@ -62,9 +68,10 @@ impl Peers {
         self.relays.remove(&relay);
     }
 
-    /// When connections are to be accepted without being told.
-    pub(super) fn next_accept(&self) -> Option<Instant> {
-        self.waiting.iter().map(|(at, _)| *at).min()
+    /// When connections are to be accepted, or data to be passed, without being told.
+    pub(super) fn next_turn(&self) -> Option<Instant> {
+        let paused = [&self.hungry, &self.fed].into_iter().filter_map(|queue| queue.front());
+        self.waiting.iter().map(|(at, _)| *at).chain(paused.map(|(at, _)| *at)).min()
     }
 
     /// Whether a connection that is bound goes on in one direction alone, or is gone.
@@ -219,18 +226,39 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
-    /// Passes data both ways over a stream and the connection that it is bound to, as far as they take it.
+    /// Goes on with streams that have waited for what the limits let pass, the hungry ones first.
+    pub(super) fn pass_on(&mut self, now: Now) {
+        let Peers { hungry, fed, .. } = &mut self.peers;
+        let mut due = Vec::new();
+        for queue in [hungry, fed] {
+            let is_due = queue.iter().take_while(|(at, _)| *at <= now.instant).count();
+            due.extend(queue.drain(..is_due).map(|(_, id)| id));
+        }
+        for id in due {
+            if let Some((stream, _)) = self.streams.get_mut(id) {
+                stream.waits = [false; 2];
+                self.pass_data(now, id);
+            }
+        }
+    }
+
+    /// Passes data both ways over a stream and the connection that it is bound to, as far as they take it and the limits
+    /// let it pass.
     pub(super) fn pass_data(&mut self, now: Now, id: ConnectionId) {
         let Some((stream, buffers)) = self.streams.get_mut(id) else { return };
         let Some(peer) = stream.peer.and_then(|connection| self.peers.peers.get_mut(&connection)) else {
             return self.close_stream(now, id);
         };
-        let up = stream.connection.pass_to(&mut peer.stream, buffers, DATA_BUDGET);
-        let down = stream.connection.pass_from(now.instant, &mut peer.stream, buffers, DATA_BUDGET);
+        let DataRoom { to_peer, to_client } = self.server.connection_room(now, peer.relay);
+        // A direction that waits lets others have their turn before.
+        let may_pass = |waits: bool, room: u64| if waits { 0 } else { room.min(DATA_BUDGET) };
+        let budgets = [may_pass(stream.waits[0], to_peer), may_pass(stream.waits[1], to_client)];
+        let up = stream.connection.pass_to(&mut peer.stream, buffers, budgets[0]);
+        let down = stream.connection.pass_from(now.instant, &mut peer.stream, buffers, budgets[1]);
         if up.bytes + down.bytes > 0 {
             stream.signs.heard(now.instant);
         }
-        self.server.handle_connection_data(peer.relay, up.bytes, down.bytes);
+        self.server.handle_connection_data(now, peer.relay, up.bytes, down.bytes);
         match (up.rest, down.rest) {
             (Err(error), _) | (_, Err(error)) => {
                 debug!(%error, "data connection ended");
@@ -240,7 +268,19 @@ impl<D: Datagrams> Worker<D> {
             (Ok(up), Ok(down)) => {
                 let half_closed = up == Rest::Ended || down == Rest::Ended;
                 peer.state = State::Bound { stream: id, half_closed };
-                if up == Rest::Budget || down == Rest::Budget {
+                let has_more = [up == Rest::Budget, down == Rest::Budget];
+                let waited = stream.waits;
+                let begins = |way: usize, max: u64| has_more[way] && !waited[way] && budgets[way] <= max;
+                for way in [0, 1] {
+                    stream.waits[way] |= begins(way, DATA_BUDGET - 1);
+                }
+                // One that waits in one direction is in its queue already.
+                if stream.waits != waited && waited == [false; 2] {
+                    let is_hungry = begins(0, 0) || begins(1, 0);
+                    let queue = if is_hungry { &mut self.peers.hungry } else { &mut self.peers.fed };
+                    queue.push_back((now.instant + RATE_PAUSE, id));
+                }
+                if [0, 1].into_iter().any(|way| has_more[way] && !stream.waits[way]) {
                     self.unfinished.push_back((id, false));
                 }
             }

@@ -5,6 +5,7 @@ mod ends;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use ferryd::stun::{AttributeType, Builder, Class, Message, Method};
 
@@ -266,6 +267,32 @@ fn nobody_is_sent_more_than_is_taken() {
         let grown = memory_peak(ferryd.id()) - before;
         assert!(grown < 2048, "{grown} KiB for what waited");
     }
+}
+
+#[test]
+fn data_waits_for_the_rate_of_its_allocation_and_none_is_lost() {
+    // What is beyond the first second's share takes more than another second, in each direction.
+    const BYTES: usize = 125_000;
+    let ferryd = start_with(|config| _ = config.set("limits.allocation-bytes-per-second", 100_000));
+    let mut control = client(&ferryd, false);
+    allocate(&mut control);
+    let begun = Instant::now();
+    let conversations = [false, true].map(|tls| {
+        let (listener, address) = listener();
+        let id = connect(&mut control, address).unwrap();
+        let peer = accept(&listener);
+        let mut data = bind(client(&ferryd, tls), id);
+        std::thread::spawn(move || {
+            let mut writer = peer.try_clone().unwrap();
+            let down = std::thread::spawn(move || writer.write_all(&pattern(BYTES, 1)).unwrap());
+            let up = std::thread::spawn(move || assert!(read_exactly(&peer, BYTES) == pattern(BYTES, 2)));
+            data.write(&pattern(BYTES, 2));
+            assert!(data.read_exactly(BYTES) == pattern(BYTES, 1));
+            [down, up].into_iter().for_each(|side| side.join().unwrap());
+        })
+    });
+    conversations.into_iter().for_each(|conversation| conversation.join().unwrap());
+    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[test]

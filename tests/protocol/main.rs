@@ -37,4 +37,5 @@ mod reservation;
 mod sessions;
 mod strangers;
 mod tcp_allocations;
+mod tcp_limits;
 mod third_party;

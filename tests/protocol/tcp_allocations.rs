@@ -409,37 +409,6 @@ fn a_connect_that_is_under_way_when_the_allocation_ends_is_answered() {
 }
 
 #[test]
-fn connections_and_those_that_wait_are_bounded_and_more_are_rejected_with_403() {
-    let mut world = World::with(|setup| {
-        offered(setup);
-        setup.turn.limits.peer_connections_per_allocation = 20;
-    });
-    let (mut client, relay) = allocated(&mut world);
-    client.permit(&mut world, &["8.8.8.8:1"]);
-    let bind = |world: &mut World, id, port: u16| {
-        let mut data = Client::over(&format!("198.51.100.1:{port}"), Transport::Tcp);
-        assert_eq!(crate::data_connections::bind(world, &mut data, id).result(), Ok(()));
-    };
-    let waiting: Vec<_> =
-        (0..16).map(|port| connect(&mut world, &mut client, &format!("9.9.9.9:{}", 7000 + port))).collect();
-    assert_eq!(refused(&mut world, &mut client, "9.9.9.9:8000"), 403, "16 wait for their ConnectionBind");
-    assert!(world.peer_connects("8.8.8.8:1", relay).is_none());
-    for (id, port) in waiting.into_iter().zip(2000..) {
-        bind(&mut world, id, port);
-    }
-    for port in 8000..8004 {
-        connect(&mut world, &mut client, &format!("9.9.9.9:{port}"));
-    }
-    assert_eq!(refused(&mut world, &mut client, "9.9.9.9:8004"), 403, "20 in all");
-    assert!(world.peer_connects("8.8.8.8:2", relay).is_none());
-    assert_eq!(world.dropped(DropReason::TooManyConnections), 2);
-    assert!(client.received(&mut world).is_empty(), "the client hears nothing of them");
-    world.advance(secs(31));
-    assert_eq!(world.connections.len(), 16, "those that waited are closed");
-    connect(&mut world, &mut client, "9.9.9.9:8004");
-}
-
-#[test]
 fn another_users_connect_is_rejected_with_441_and_a_strangers_with_401() {
     let mut world = world();
     let (client, _) = allocated(&mut world);

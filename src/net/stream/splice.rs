@@ -14,6 +14,8 @@ use super::{Buffers, Class, Connection, Fill, Flush, write_tls};
 
 /// Bytes read in one round: what waits in one direction when its destination is slow.
 const ROUND_BYTES: usize = 64 * 1024;
+/// Bytes read in one round at least: what a budget may be overdrawn by, or by a record of TLS.
+pub(super) const ROUND_BYTES_MIN: usize = 4096;
 
 /// Why a direction has come to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Connection {
             if *passed >= budget {
                 return Ok(Rest::Budget);
             }
-            let filled = self.fill(buffers, ROUND_BYTES, true)?;
+            let filled = self.fill(buffers, round(budget - *passed), true)?;
             if self.received.len() > 0 {
                 continue;
             }
@@ -110,7 +112,7 @@ impl Connection {
                 return Ok(Rest::Budget);
             }
             let mut scratch = std::mem::take(&mut buffers.scratch);
-            let read = peer.read(&mut scratch[..ROUND_BYTES]);
+            let read = peer.read(&mut scratch[..round(budget - *passed)]);
             // Control is never dropped, and the queue is empty.
             let queued = match &read {
                 Ok(Some(n @ 1..)) => self.send(now, Class::Control, &[], &scratch[..*n], 0, buffers),
@@ -142,4 +144,9 @@ impl Connection {
         self.stream.shutdown(Shutdown::Write)?;
         Ok(Rest::Ended)
     }
+}
+
+/// How much to read at once where so much of a budget is left.
+fn round(left: u64) -> usize {
+    (left.min(ROUND_BYTES as u64) as usize).max(ROUND_BYTES_MIN)
 }

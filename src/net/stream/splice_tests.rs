@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
+use super::splice::ROUND_BYTES_MIN;
 use super::tests::{KINDS, Kind, Pair};
 use super::*;
 use crate::net::peer::PeerStream;
@@ -142,5 +143,29 @@ fn what_is_queued_goes_first_and_a_budget_ends_a_turn() {
         bound.pair.client.write_all(&[6; 1000]).unwrap();
         bound.pair.client.flush().unwrap();
         wait_until("the first turn", || bound.up(1) == (1000, Rest::Budget));
+    }
+}
+
+#[test]
+fn a_budget_is_overdrawn_by_a_small_round_at_most() {
+    for kind in KINDS {
+        let mut bound = Bound::new(kind);
+        bound.peer.write_all(&[9; 50_000]).unwrap();
+        bound.pair.client.write_all(&[7; 50_000]).unwrap();
+        assert_eq!(bound.up(0), (0, Rest::Budget), "{kind:?}");
+        assert_eq!(bound.down(0), (0, Rest::Budget), "{kind:?}");
+        // A record of TLS is passed whole.
+        let slack = if kind == Kind::Plain { ROUND_BYTES_MIN as u64 } else { 16 * 1024 + ROUND_BYTES_MIN as u64 };
+        let within = |(bytes, rest): (u64, Rest)| (1000..1000 + slack).contains(&bytes) && rest == Rest::Budget;
+        wait_until("data of the client", || {
+            let up = bound.up(1000);
+            assert!(up.1 == Rest::Drained || within(up), "{kind:?}: {up:?}");
+            up.1 == Rest::Budget
+        });
+        wait_until("data of the peer", || {
+            let down = bound.down(1000);
+            assert!(down.1 == Rest::Drained || within(down), "{kind:?}: {down:?}");
+            down.1 == Rest::Budget
+        });
     }
 }

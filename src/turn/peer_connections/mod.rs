@@ -18,6 +18,7 @@ pub(super) use directory::Home;
 use super::allocation::Allocation;
 use super::effect::{Effect, EndReason};
 use super::ids::{AllocationId, PeerConnectionId, RelayId, WorkerId};
+use super::meter::Direction;
 use super::outcome::{DropReason, Outcome};
 use super::peer_policy::{PermittedPeer, Reach};
 use super::reply::Envelope;
@@ -33,12 +34,25 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections of one allocation that are being made or wait for their ConnectionBind. A client binds within a round
 /// trip or two; what waits holds a descriptor and the kernel's buffer for half a minute.
 const PENDING_MAX: usize = 16;
+/// The pause between peers' connections that a client is told of, whose share of one second may come at once: a peer that
+/// connects and resets in a loop gets 50 indications a second out of this server, some 2 kB, and no more.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
+const ATTEMPTS_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The peer data connections of one TCP allocation, at most one for each peer address and port.
 #[derive(Debug)]
 pub(super) struct PeerConnections {
     by_id: HashMap<PeerConnectionId, PeerConnection, FixedState>,
     by_peer: HashMap<PeerAddr, PeerConnectionId, FixedState>,
+    /// When as many peers may connect at once as ever.
+    attempts_full_at: Option<Instant>,
+}
+
+/// How many bytes may pass over a bound connection now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataRoom {
+    pub to_peer: u64,
+    pub to_client: u64,
 }
 
 #[derive(Debug)]
@@ -59,7 +73,8 @@ enum State {
 
 impl PeerConnections {
     pub(super) fn new(hasher: FixedState) -> Self {
-        Self { by_id: HashMap::with_hasher(hasher.clone()), by_peer: HashMap::with_hasher(hasher) }
+        let (by_id, by_peer) = (HashMap::with_hasher(hasher.clone()), HashMap::with_hasher(hasher));
+        Self { by_id, by_peer, attempts_full_at: None }
     }
 
     /// Whether there is a connection with a peer, in whatever state.
@@ -70,6 +85,16 @@ impl PeerConnections {
     /// Whether one more stays within `max`, and within the bound on those that wait.
     pub(super) fn has_room(&self, max: u16) -> bool {
         self.by_id.len() < usize::from(max) && self.deadlines().count() < PENDING_MAX
+    }
+
+    /// Counts a permitted peer that connects; false when it is one too many.
+    fn take_attempt(&mut self, now: Instant) -> bool {
+        let next = self.attempts_full_at.map_or(now, |full_at| full_at.max(now)) + ATTEMPT_INTERVAL;
+        let is_taken = next <= now + ATTEMPTS_AT_ONCE;
+        if is_taken {
+            self.attempts_full_at = Some(next);
+        }
+        is_taken
     }
 
     /// When connections that wait are closed.
@@ -136,13 +161,30 @@ impl Server {
         self.fail(relay.allocation, connection);
     }
 
+    /// How many bytes the shell may pass over a bound connection of a relay: what is beyond stays unread.
+    pub fn connection_room(&mut self, now: Now, relay: RelayId) -> DataRoom {
+        let limits = &self.settings.limits;
+        match self.table.get_mut(relay.allocation).filter(|_| limits.meter_data()) {
+            None => DataRoom { to_peer: u64::MAX, to_client: u64::MAX },
+            Some(allocation) => DataRoom {
+                to_peer: allocation.room(now.instant, limits, Direction::ToPeers),
+                to_client: allocation.room(now.instant, limits, Direction::ToClient),
+            },
+        }
+    }
+
     /// Counts bytes that the shell has passed over a bound connection.
-    pub fn handle_connection_data(&mut self, relay: RelayId, to_peer: u64, to_client: u64) {
+    pub fn handle_connection_data(&mut self, now: Now, relay: RelayId, to_peer: u64, to_client: u64) {
         self.counters.connection_bytes_to_peers += to_peer;
         self.counters.connection_bytes_to_clients += to_client;
         if let Some(allocation) = self.table.get_mut(relay.allocation) {
             allocation.traffic.bytes_to_peers += to_peer;
             allocation.traffic.bytes_to_client += to_client;
+            let limits = &self.settings.limits;
+            if limits.meter_data() {
+                allocation.charge(now.instant, limits, Direction::ToPeers, to_peer);
+                allocation.charge(now.instant, limits, Direction::ToClient, to_client);
+            }
         }
     }
 
@@ -240,7 +282,11 @@ impl Server {
         if reach == Reach::OwnRelays && public.is_none() {
             return Err(DropReason::ForbiddenPort);
         }
-        let connections = allocation.connections.as_ref().ok_or(DropReason::NoRelay)?;
+        let connections = self.table.get_mut(id).and_then(|allocation| allocation.connections.as_mut());
+        let connections = connections.ok_or(DropReason::NoRelay)?;
+        if !connections.take_attempt(now.instant) {
+            return Err(DropReason::ConnectionRate);
+        }
         // The kernel has no two connections with one peer address and port: the one before has ended.
         if let Some(before) = connections.by_peer.get(&from).copied() {
             self.fail(id, before);

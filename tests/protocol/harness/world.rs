@@ -33,8 +33,8 @@ pub(crate) struct Sent {
 /// A TCP connection with a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connection {
-    worker: usize,
-    relay: RelayId,
+    pub(crate) worker: usize,
+    pub(crate) relay: RelayId,
     /// The relayed address as it is bound.
     pub(crate) from: SocketAddr,
     /// The address that is connected to; `None` when the peer has connected.
@@ -253,7 +253,8 @@ impl World {
     pub(crate) fn bytes_pass(&mut self, id: PeerConnectionId, to_peer: u64, to_client: u64) {
         let Connection { worker, relay, ref bound, .. } = self.connections[&id];
         assert!(bound.is_some(), "only over connections that are bound");
-        self.workers[worker].handle_connection_data(relay, to_peer, to_client);
+        let now = self.now();
+        self.workers[worker].handle_connection_data(now, relay, to_peer, to_client);
     }
 
     /// An ICMP error about a datagram from the relayed address `about`.
