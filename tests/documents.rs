@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use ferryd::config::{self, Environment, HostFacts, StateAccess};
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/operating.md",
+    "docs/metrics.md",
     "docs/known-attacks.md",
     "tests/e2e/README.md",
 ];

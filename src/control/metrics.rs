@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::workers::busiest_users;
-use crate::observe::metrics::{MEDIA_TYPE, Snapshot};
+use crate::observe::metrics::{MEDIA_TYPE, PLAIN_MEDIA_TYPE, Snapshot, plain};
 use crate::worker::WorkerHandle;
 
 /// Takes a snapshot; may block, and fails when a worker does not answer.
@@ -33,11 +33,22 @@ pub async fn serve(listener: TcpListener, source: Source) -> io::Result<()> {
     axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
 }
 
-async fn metrics(State(source): State<Source>) -> Response {
+async fn metrics(State(source): State<Source>, headers: HeaderMap) -> Response {
     match page(source).await {
+        Some(page) if wants_plain(&headers) => {
+            ([(header::CONTENT_TYPE, PLAIN_MEDIA_TYPE)], plain(&page)).into_response()
+        }
         Some(page) => ([(header::CONTENT_TYPE, MEDIA_TYPE)], page).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n").into_response(),
     }
+}
+
+/// Whether text is asked for and OpenMetrics is not, as scrapers do that do not know it, and browsers.
+fn wants_plain(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accepted: Vec<&str> = accepted.flat_map(|value| value.split(',')).map(str::trim_start).collect();
+    let has = |kind: &str| accepted.iter().any(|one| one.starts_with(kind));
+    has("text/") && !has("application/openmetrics-text")
 }
 
 async fn page(source: Source) -> Option<String> {

@@ -1,5 +1,6 @@
 //! The metrics page, in the text of OpenMetrics: every name and label is written here and nowhere else.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,25 @@ use crate::worker::{DtlsStatistics, Report};
 
 /// The media type of [`Snapshot::page`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The media type of [`plain`].
+pub const PLAIN_MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A page as Prometheus's text format 0.0.4, which names a counter as its samples and has no mark of its end.
+pub fn plain(page: &str) -> String {
+    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let counters: HashSet<&str> = types.filter_map(|line| line.strip_suffix(" counter")).collect();
+    let mut written = String::with_capacity(page.len());
+    for line in page.lines().filter(|line| *line != "# EOF") {
+        let named = line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')).and_then(|(word, rest)| {
+            let (name, rest) = rest.split_once(' ')?;
+            counters.contains(name).then(|| format!("# {word} {name}_total {rest}"))
+        });
+        written += named.as_deref().unwrap_or(line);
+        written.push('\n');
+    }
+    written
+}
 
 /// The daemon at one moment.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! The metrics page against what a client has done.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
@@ -10,8 +11,12 @@ use crate::ferryd::{Config, Ferryd, PASSWORD, refused};
 use crate::place;
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
+    get_with(address, path, "")
+}
+
+fn get_with(address: SocketAddr, path: &str, header: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: ferryd\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: ferryd\r\nConnection: close\r\n{header}\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -174,4 +179,69 @@ fn what_the_kernel_drops_for_a_full_buffer_is_counted() {
     ferryd.signal(libc::SIGCONT);
     let dropped = metric(&ferryd, drops);
     assert!((1..sent).contains(&dropped), "{dropped}");
+}
+
+/// The metrics of the document, with their labels.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let text = include_str!("../../docs/metrics.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `ferryd_"));
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    rows.map(|row| {
+        let mut cells = row.split(" | ");
+        let name = cells.next().unwrap().trim_end_matches('`');
+        (format!("ferryd_{name}"), quoted(cells.next().unwrap()))
+    })
+    .collect()
+}
+
+/// Those of a page, by the names of their samples; a histogram is one.
+fn families(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let types =
+        types.map(|(name, kind)| (name, if kind == "counter" { format!("{name}_total") } else { name.to_owned() }));
+    types
+        .map(|(family, name)| {
+            let samples = page.lines().filter(|line| !line.starts_with('#') && line.starts_with(family));
+            let labels = samples.filter_map(|line| line.split_once('{')).filter(|(sample, _)| *sample == name);
+            let pairs = labels.flat_map(|(_, rest)| rest.split('}').next().unwrap().split("\","));
+            (name.clone(), pairs.map(|pair| pair.split('=').next().unwrap().to_owned()).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn every_metric_is_documented_with_its_labels_and_nothing_else_is() {
+    let ferryd = Ferryd::start(|config| {
+        Certificate::configured(config);
+        with_metrics(config);
+        config.set("metrics.top-users", 1);
+        let nobody = SocketAddr::from((config.ip, place::free_port()));
+        config.text("authorization.url", format!("http://{nobody}/")).text("authorization.on-failure", "allow");
+    });
+    let _call = call(Client::udp(ferryd.address()));
+    let page = get(address(&ferryd), "/metrics");
+    let mut documented = documented();
+    // These need capabilities that this test may not have.
+    documented.retain(|name, _| !name.starts_with("ferryd_offload_"));
+    assert_eq!(families(&page), documented);
+}
+
+#[test]
+fn who_does_not_know_openmetrics_gets_the_text_of_prometheus() {
+    let ferryd = Ferryd::start(with_metrics);
+    let _call = call(Client::udp(ferryd.address()));
+    for accept in ["text/plain;version=0.0.4", "text/html,application/xhtml+xml,*/*;q=0.8"] {
+        let page = get_with(address(&ferryd), "/metrics", &format!("Accept: {accept}\r\n"));
+        assert!(page.contains("content-type: text/plain; version=0.0.4"), "{page}");
+        assert!(page.contains("\n# TYPE ferryd_requests_total counter\n"), "{page}");
+        assert!(page.contains("\n# HELP ferryd_requests_total ") && !page.contains("# EOF"), "{page}");
+        assert!(page.contains("\n# TYPE ferryd_allocations gauge\n"), "{page}");
+        assert!(page.contains("\n# TYPE ferryd_loop_turn_seconds histogram\n"), "{page}");
+        assert_eq!(value(&page, "ferryd_requests_total{method=\"allocate\",result=\"success\"}"), 1.0);
+    }
+    // Prometheus names both.
+    for accept in ["application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3", "*/*"] {
+        let page = get_with(address(&ferryd), "/metrics", &format!("Accept: {accept}\r\n"));
+        assert!(page.contains("content-type: application/openmetrics-text") && page.contains("# EOF"), "{page}");
+    }
 }
