@@ -281,6 +281,10 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Sends SIGTERM and waits.
     pub(crate) fn stop(self) -> Ended {
         self.signal(libc::SIGTERM);

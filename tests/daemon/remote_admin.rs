@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
@@ -11,7 +13,7 @@ use serde_json::Value;
 use crate::admin::call;
 use crate::certificate::Certificate;
 use crate::client::Client;
-use crate::ferryd::{Config, Ended, Ferryd, refused, run};
+use crate::ferryd::{Config, Ended, Ferryd, Process, command, refused, run};
 use crate::{PATIENCE, place, wait_until};
 
 const TOKEN: &str = "3q2XwTz8LkVb6Yp0RmUe4NcHs7GdFjAa";
@@ -168,6 +170,79 @@ fn certificates_that_call_themselves_authorities_are_trusted_where_they_are_name
         config.text("admin.client-ca", ended.certificate.display());
     });
     status(&ferryd, "localhost", "ferryd", "ended").expect_failure(1, &["CertificateExpired"]);
+}
+
+/// Stands between an operator and a server, and fails as a network does.
+struct Between {
+    address: SocketAddr,
+    fails: Arc<AtomicBool>,
+    passed: Arc<AtomicUsize>,
+    ends: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Between {
+    fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (fails, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let passed = Arc::new(AtomicUsize::new(0));
+        let shared = (Arc::clone(&fails), Arc::clone(&ends), Arc::clone(&passed));
+        let thread = std::thread::spawn(move || {
+            let (fails, ends, passed) = shared;
+            for client in listener.incoming().map(Result::unwrap) {
+                if ends.load(Ordering::Relaxed) {
+                    return;
+                }
+                if fails.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(server) else { continue };
+                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+                let _ = std::io::copy(&mut &server, &mut &client);
+                passed.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self { address, fails, passed, ends, thread }
+    }
+
+    /// Nobody listens there any more.
+    fn end(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+        self.thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_network_that_fails_is_not_the_end_of_a_drain() {
+    let ferryd = Ferryd::start(|config| {
+        remote(config);
+        token(config, TOKEN);
+    });
+    let mut live = Client::udp(ferryd.address());
+    live.allocate();
+    let between = Between::before(address(&ferryd));
+    let url = format!("https://localhost:{}", between.address.port());
+    let [ca, file] = ["ferryd.pem", "token"].map(|name| ferryd.config.directory.join(name).display().to_string());
+    let mut waiting =
+        Process::spawn(&mut command(&["drain", "--wait", "--admin", &url, "--ca", &ca, "--token-file", &file]));
+    wait_until("a look at the drain", || between.passed.load(Ordering::Relaxed) > 1);
+    between.fails.store(true, Ordering::Relaxed);
+    wait_until("the failure to be told", || waiting.stderr.text().contains("the drain goes on"));
+    assert!(!waiting.has_ended(), "a failure is no end");
+    between.fails.store(false, Ordering::Relaxed);
+    let before = between.passed.load(Ordering::Relaxed);
+    wait_until("another look", || between.passed.load(Ordering::Relaxed) > before);
+    assert!(!waiting.has_ended(), "a call is up");
+    assert_eq!(live.refresh(0), Ok(0));
+    ferryd.ended().expect_success();
+    between.end();
+    waiting.end().expect_success();
 }
 
 #[test]

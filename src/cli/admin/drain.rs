@@ -1,9 +1,10 @@
 //! `ferryd drain`: empties the server.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
@@ -44,6 +45,8 @@ pub(in super::super) struct Arguments {
 
 /// Between two looks at a server that drains.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a server may be out of reach before nobody waits for it.
+const LOST_MAX: Duration = Duration::from_secs(300);
 
 fn deadline(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "expected a duration such as 90s, 10m or 1h".to_owned())
@@ -117,20 +120,73 @@ fn words(drain: wire::Drain) -> String {
     format!("{} allocations go on, {end}; new ones are {elsewhere}\n", drain.allocations)
 }
 
-/// Looks until the daemon is gone; fails when the drain was cancelled.
+/// What one look at a server that drains tells.
+#[derive(Debug)]
+enum Look {
+    /// The server that started then drains.
+    Drains(u64),
+    /// It answers, but cannot tell now: a worker that is slow to answer, or a stop under way.
+    Later,
+    /// It is gone, or another has started in its place.
+    Over,
+    Cancelled,
+    /// It did not answer, which tells nothing about the drain.
+    Lost(ClientError),
+    Wrong(ClientError),
+}
+
+/// Judges an answer; `started_at` is when the server that drains has started.
+fn look(answer: Result<Status, ClientError>, started_at: Option<u64>) -> Look {
+    match answer {
+        Ok(status) if started_at.is_some_and(|started_at| started_at != status.started_at) => Look::Over,
+        Ok(status) if status.drain.is_none() => Look::Cancelled,
+        Ok(status) => Look::Drains(status.started_at),
+        Err(error) => match &error {
+            // Nobody listens there any more, and a socket that is gone was removed by the daemon.
+            ClientError::Unreachable { source, .. } if source.kind() == ErrorKind::ConnectionRefused => Look::Over,
+            ClientError::Unreachable { door, source }
+                if source.kind() == ErrorKind::NotFound && !door.contains("://") =>
+            {
+                Look::Over
+            }
+            ClientError::Unreachable { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                Look::Wrong(error)
+            }
+            ClientError::Unreachable { .. } | ClientError::Broken { .. } => Look::Lost(error),
+            ClientError::Refused { status: 503, .. } => Look::Later,
+            ClientError::Refused { .. } => Look::Wrong(error),
+        },
+    }
+}
+
+/// Looks until the server is gone. Fails when the drain was cancelled, and when nothing was heard for [`LOST_MAX`].
 fn wait(client: &Client) -> ExitCode {
+    let mut started_at = None;
+    let mut lost: Option<(Instant, u32)> = None;
     loop {
-        match client.get::<Status>("/v1/status") {
-            Ok(status) if status.drain.is_none() => {
+        match look(client.get("/v1/status"), started_at) {
+            Look::Over => return ExitCode::SUCCESS,
+            Look::Cancelled => {
                 eprintln!("error: the drain was cancelled");
                 return ExitCode::FAILURE;
             }
-            Ok(_) => std::thread::sleep(LOOK),
-            Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => return ExitCode::SUCCESS,
-            // A worker that is slow to answer, or a stop under way.
-            Err(ClientError::Refused { status: 503, .. }) => std::thread::sleep(LOOK),
-            Err(error @ ClientError::Refused { .. }) => return told(Err(error)),
+            Look::Wrong(error) => return told(Err(error)),
+            Look::Drains(at) => (started_at, lost) = (Some(at), None),
+            Look::Later => lost = None,
+            Look::Lost(error) => {
+                let (since, looks) = lost.unwrap_or((Instant::now(), 0));
+                if since.elapsed() >= LOST_MAX {
+                    eprintln!("error: {error}; nobody knows here whether the server has drained");
+                    return ExitCode::FAILURE;
+                }
+                // The first may be the stop.
+                if looks == 1 {
+                    eprintln!("warning: {error}; the drain goes on, and so do looks at it");
+                }
+                lost = Some((since, looks + 1));
+            }
         }
+        std::thread::sleep(LOOK);
     }
 }
 
@@ -147,5 +203,35 @@ mod tests {
         assert!(look_up(&hosts(&["192.0.2.1"])).unwrap_err().contains("and a port"));
         assert_eq!(name(&hosts(&["192.0.2.1:3478", "turn2.example.org:3478"])), Some("turn2.example.org".to_owned()));
         assert_eq!(name(&hosts(&["[2001:db8::1]:3478"])), None);
+    }
+
+    #[test]
+    fn only_a_server_that_is_gone_has_drained() {
+        let unreachable =
+            |door: &str, kind: ErrorKind| Err(ClientError::Unreachable { door: door.to_owned(), source: kind.into() });
+        let (socket, url) = ("/run/ferryd/admin.sock", "https://turn1.example.org:9642");
+        for (door, kind) in
+            [(socket, ErrorKind::NotFound), (socket, ErrorKind::ConnectionRefused), (url, ErrorKind::ConnectionRefused)]
+        {
+            assert!(matches!(look(unreachable(door, kind), Some(1)), Look::Over), "{door} {kind}");
+        }
+        for kind in [
+            ErrorKind::NotFound,
+            ErrorKind::TimedOut,
+            ErrorKind::HostUnreachable,
+            ErrorKind::NetworkUnreachable,
+            ErrorKind::ConnectionReset,
+            ErrorKind::UnexpectedEof,
+            ErrorKind::InvalidData,
+            ErrorKind::Other,
+        ] {
+            assert!(matches!(look(unreachable(url, kind), Some(1)), Look::Lost(_)), "{kind}");
+        }
+        let broken = Err(ClientError::Broken { door: url.to_owned(), words: String::new() });
+        assert!(matches!(look(broken, Some(1)), Look::Lost(_)));
+        assert!(matches!(look(unreachable(socket, ErrorKind::PermissionDenied), None), Look::Wrong(_)));
+        let refused = |status| Err(ClientError::Refused { status, words: String::new() });
+        assert!(matches!(look(refused(503), None), Look::Later));
+        assert!(matches!(look(refused(401), None), Look::Wrong(_)));
     }
 }
