@@ -14,13 +14,17 @@ mod caller;
 #[allow(dead_code, unused_imports, reason = "the protocol tests use more of it")]
 mod harness;
 mod model;
+mod network;
+mod operator;
 mod sim;
+mod totals;
 
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sim::{Sim, Totals};
+use sim::Sim;
+use totals::Totals;
 
 /// Without variables: a few seconds of a debug build.
 const SEEDS: u64 = 60;

@@ -2,124 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::AddAssign;
 use std::time::Duration;
 
 use ferryd::address::{ClientAddr, FiveTuple, ServerAddr, Transport};
 use ferryd::stun::{AttributeType, Class, Message, Method};
-use ferryd::turn::effect::EndReason;
-use ferryd::turn::{Drain, SessionFilter};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::caller::{Act, Browser, Caller, Party, Peer, Phase, Timer};
-use crate::harness::{BOB, Client, Received, Reply, Setup, World, addr, assert_no_leak, secs};
+use crate::harness::{BOB, Client, Received, Reply, World, addr, assert_no_leak, secs};
 use crate::model::{Flow, Model, Rules};
+use crate::network::Weather;
+use crate::operator::{Operation, configure};
+use crate::totals::Totals;
 
 const RELAY: &str = "192.0.2.1";
 /// Peers on the open network.
-const OPEN: [&str; 6] =
+pub(crate) const OPEN: [&str; 6] =
     ["9.9.9.9:7000", "9.9.9.9:7001", "8.8.8.8:1", "8.8.4.4:40000", "1.1.1.1:5000", "203.0.114.9:65535"];
 const FORBIDDEN: [&str; 2] = ["10.0.0.1:80", "169.254.169.254:80"];
-/// What an operator denies by a reload, and allows by another.
-const DENIED: &str = "9.0.0.0/8";
 
-/// What has happened in all seeds, to see that everything has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    events: u64,
-    allocations: u64,
-    relayed: u64,
-    refused: u64,
-    lost: u64,
-    rebound: u64,
-    reloads: u64,
-    evictions: u64,
-    drains: u64,
-    failures: u64,
-    stops: u64,
-    given_up: u64,
-}
-
-impl AddAssign for Totals {
-    fn add_assign(&mut self, more: Self) {
-        let Self {
-            events,
-            allocations,
-            relayed,
-            refused,
-            lost,
-            rebound,
-            reloads,
-            evictions,
-            drains,
-            failures,
-            stops,
-            given_up,
-        } = more;
-        self.events += events;
-        self.allocations += allocations;
-        self.relayed += relayed;
-        self.refused += refused;
-        self.lost += lost;
-        self.rebound += rebound;
-        self.reloads += reloads;
-        self.evictions += evictions;
-        self.drains += drains;
-        self.failures += failures;
-        self.stops += stops;
-        self.given_up += given_up;
-    }
-}
-
-impl Totals {
-    /// A simulation in which nothing goes wrong proves nothing.
-    pub(crate) fn assert_that_everything_happened(&self, seeds: u64) {
-        if seeds < 50 {
-            return;
-        }
-        let Self {
-            events,
-            allocations,
-            relayed,
-            refused,
-            lost,
-            rebound,
-            reloads,
-            evictions,
-            drains,
-            failures,
-            stops,
-            given_up,
-        } = *self;
-        assert!(events > 100 * seeds && allocations > seeds && relayed > 10 * seeds, "{self:?}");
-        let rare = [refused, lost, rebound, reloads, evictions, failures, stops, given_up];
-        assert!(drains > 0 || seeds < 1000, "{self:?}");
-        assert!(rare.iter().all(|count| *count > seeds / 50), "{self:?}");
-    }
-}
-
-/// What the network does to datagrams.
-#[derive(Clone, Copy, Debug)]
-struct Weather {
-    loss: f64,
-    duplication: f64,
-    latency: Duration,
-    jitter: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
-    Reload,
-    Evict,
-    Drain,
-    /// A worker panics.
-    Fail,
-    Stop,
-}
-
+/// What happens at a moment.
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     AtServer {
         from: FiveTuple,
         bytes: Vec<u8>,
@@ -165,23 +70,23 @@ enum Event {
 }
 
 pub(crate) struct Sim {
-    rng: StdRng,
-    world: World,
-    model: Model,
+    pub(crate) rng: StdRng,
+    pub(crate) world: World,
+    pub(crate) model: Model,
     queue: BTreeMap<(Duration, u64), Event>,
     order: u64,
-    now: Duration,
+    pub(crate) now: Duration,
     end: Duration,
-    weather: Weather,
+    pub(crate) weather: Weather,
     /// Nothing goes wrong, so that every call must go well.
     calm: bool,
-    callers: Vec<Caller>,
-    workers: usize,
+    pub(crate) callers: Vec<Caller>,
+    pub(crate) workers: usize,
     ports: u16,
     /// When each stream delivers its next bytes at the earliest: a stream keeps its order.
-    streams: BTreeMap<(SocketAddr, bool), Duration>,
-    without_users: bool,
-    totals: Totals,
+    pub(crate) streams: BTreeMap<(SocketAddr, bool), Duration>,
+    pub(crate) without_users: bool,
+    pub(crate) totals: Totals,
 }
 
 impl Sim {
@@ -348,7 +253,7 @@ impl Sim {
         }
     }
 
-    fn at(&mut self, at: Duration, event: Event) {
+    pub(crate) fn at(&mut self, at: Duration, event: Event) {
         self.order += 1;
         self.queue.insert((at, self.order), event);
     }
@@ -454,7 +359,7 @@ impl Sim {
     }
 
     /// Begins anew from another port.
-    fn restart(&mut self, caller: usize) {
+    pub(crate) fn restart(&mut self, caller: usize) {
         let transport = self.callers[caller].client.at.transport;
         self.callers[caller].reset();
         self.callers[caller].client.at = self.new_five_tuple(caller, transport);
@@ -469,27 +374,6 @@ impl Sim {
             let worker = self.worker_of(&at);
             self.world.client_closes(worker, &at);
             self.model.end(&at);
-        }
-    }
-
-    /// Puts something into the network; `stream` is the 5-tuple and whether it goes to the server.
-    fn fly(&mut self, event: Event, stream: Option<(FiveTuple, bool)>) {
-        let Weather { loss, duplication, latency, jitter } = self.weather;
-        if let Some((at, up)) = stream.filter(|(at, _)| at.transport.is_stream()) {
-            let delay = latency + jitter.mul_f64(self.rng.random());
-            let earliest = self.streams.entry((at.client.socket_addr(), up)).or_default();
-            *earliest = (*earliest).max(self.now + delay);
-            let arrival = *earliest;
-            return self.at(arrival, event);
-        }
-        let copies = 1 + usize::from(self.rng.random_bool(duplication));
-        for _ in 0..copies {
-            if self.rng.random_bool(loss) {
-                self.totals.lost += 1;
-                continue;
-            }
-            let arrival = self.now + latency + jitter.mul_f64(self.rng.random());
-            self.at(arrival, event.clone());
         }
     }
 
@@ -546,58 +430,8 @@ impl Sim {
         }
     }
 
-    fn operate(&mut self, operation: Operation) {
-        match operation {
-            Operation::Reload => {
-                self.totals.reloads += 1;
-                let denied = addr(OPEN[0]).ip();
-                match self.model.rules.forbidden.iter().position(|ip| *ip == denied) {
-                    Some(index) => _ = self.model.rules.forbidden.remove(index),
-                    None => self.model.rules.forbidden.push(denied),
-                }
-                self.model.rules.total = [0, 1, 3, 100][self.rng.random_range(0..4)];
-                self.without_users = self.rng.random_bool(0.2);
-                let (rules, without_users) = (self.model.rules.clone(), self.without_users);
-                self.world.reload(|setup| configure(setup, &rules, without_users));
-            }
-            Operation::Evict => {
-                let (worker, number) = (self.rng.random_range(0..self.workers), self.rng.random_range(0..3));
-                if let Some(client) = evict(&mut self.world, worker, number) {
-                    self.totals.evictions += 1;
-                    self.model.end(&client);
-                }
-            }
-            Operation::Drain => {
-                self.totals.drains += 1;
-                self.model.rules.draining = true;
-                let (rules, without_users) = (self.model.rules.clone(), self.without_users);
-                self.world.reload(|setup| configure(setup, &rules, without_users));
-            }
-            Operation::Fail => {
-                self.totals.failures += 1;
-                let worker = self.rng.random_range(0..self.workers);
-                self.world.fail(worker);
-                self.model.lose(worker);
-                for caller in 0..self.callers.len() {
-                    let at = self.callers[caller].client.at;
-                    if at.transport.is_stream()
-                        && self.worker_of(&at) == worker
-                        && self.callers[caller].phase != Phase::Over
-                    {
-                        self.restart(caller);
-                    }
-                }
-            }
-            Operation::Stop => {
-                self.totals.stops += 1;
-                self.world.stop();
-                self.model.end_all();
-            }
-        }
-    }
-
     /// As the kernel spreads 5-tuples.
-    fn worker_of(&self, at: &FiveTuple) -> usize {
+    pub(crate) fn worker_of(&self, at: &FiveTuple) -> usize {
         usize::from(at.client.port()).wrapping_mul(31) % self.workers
     }
 
@@ -609,25 +443,6 @@ impl Sim {
     }
 }
 
-fn configure(setup: &mut Setup, rules: &Rules, without_users: bool) {
-    setup.drain = rules.draining.then(Drain::default);
-    let turn = &mut setup.turn;
-    (turn.port_min, turn.port_max) = (50_000, 50_511);
-    turn.peers.own_addresses = vec![rules.relay];
-    turn.limits.allocations_total = rules.total;
-    turn.limits.allocations_per_user = 0;
-    // Strangers are not the subject here, and everybody is one to begin with.
-    let limits = &mut turn.limits;
-    (limits.bindings_per_second, limits.challenges_per_second, limits.failures_per_second) = (0, 0, 0);
-    if rules.forbidden.contains(&addr(OPEN[0]).ip()) {
-        turn.peers.deny = vec![DENIED.parse().unwrap()];
-    }
-    if without_users {
-        setup.auth.users.clear();
-        setup.auth.shared_secrets.clear();
-    }
-}
-
 /// Everything that has arrived at any client since the last time, in the order of the clients.
 fn arrived(world: &mut World) -> Vec<(FiveTuple, Vec<u8>)> {
     let inboxes = world.inboxes.iter_mut().filter(|(_, inbox)| !inbox.is_empty());
@@ -635,16 +450,6 @@ fn arrived(world: &mut World) -> Vec<(FiveTuple, Vec<u8>)> {
         inboxes.flat_map(|(client, inbox)| inbox.drain(..).map(move |bytes| (*client, bytes))).collect();
     arrived.sort_by_key(|(client, _)| (client.client.ip(), client.client.port()));
     arrived
-}
-
-/// The operator ends one of a worker's sessions, by its number.
-fn evict(world: &mut World, worker: usize, number: usize) -> Option<FiveTuple> {
-    let now = world.now();
-    let page = world.workers[worker].sessions(now, 0, &SessionFilter::default());
-    let session = page.sessions.get(number)?;
-    assert!(world.workers[worker].evict(session.id, EndReason::Evicted));
-    world.drain(worker);
-    Some(session.client)
 }
 
 fn traffic(ended: &ferryd::turn::effect::Ended) -> [u64; 4] {
