@@ -8,7 +8,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use ferryd::address::{PeerAddr, RelayedAddr, Transport};
 use ferryd::stun::{AttributeType, Builder, Message, Method};
-use ferryd::turn::{IcmpError, OpenError};
+use ferryd::turn::{IcmpError, OpenError, PeerConnectionId};
 
 use crate::harness::{BOB, Client, Received, Reply, World, addr, assert_no_leak};
 
@@ -59,11 +59,13 @@ enum Step<'a> {
         client: u8,
         bytes: &'a [u8],
     },
+    /// Where a client's relayed address speaks TCP, the peer connects.
     PeerData {
         peer: u8,
         client: u8,
         len: u16,
     },
+    /// Where a client's relayed address speaks TCP, one of the connections with peers goes on: made, refused or ended.
     Icmp {
         peer: u8,
         client: u8,
@@ -128,7 +130,7 @@ pub fn run(bytes: &[u8]) {
         setup.turn.peers.own_addresses = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().expect("an address")).into();
         setup.turn.peers.listener_ports = vec![3478];
         setup.turn.limits.allocations_per_prefix = 3;
-        setup.turn.mobility = true;
+        (setup.turn.mobility, setup.turn.tcp_allocations) = (true, true);
     });
     let mut clients: Vec<_> = CLIENTS.iter().map(|(address, transport)| Client::over(address, *transport)).collect();
     clients.iter_mut().for_each(|client| _ = client.challenge(&mut world));
@@ -167,17 +169,36 @@ impl Run {
             }
             Step::Send { client, peer, data } => {
                 let (index, peer) = (of(*client), self.peer(*peer));
-                self.clients[index].indicate(&mut self.world, &peer.to_string(), data);
+                if self.bound_to(index).is_none() {
+                    self.clients[index].indicate(&mut self.world, &peer.to_string(), data);
+                }
             }
             Step::Channel { client, number, data } => {
                 let data = &data[..data.len().min(1400)];
+                if self.bound_to(of(*client)).is_some() {
+                    return;
+                }
                 self.clients[of(*client)].channel_data(&mut self.world, 0x4000 | number & 0x3FFF, data);
             }
-            Step::Bytes { client, bytes } => self.clients[of(*client)].send(&mut self.world, bytes),
-            Step::PeerData { peer, client, len } => {
-                if let Some(relay) = self.relays[of(*client)] {
-                    self.world.peer_sends(PEERS[usize::from(*peer) % OPEN], relay, &vec![7; usize::from(*len)]);
+            Step::Bytes { client, bytes } => {
+                if self.bound_to(of(*client)).is_none() {
+                    self.clients[of(*client)].send(&mut self.world, bytes);
                 }
+            }
+            Step::PeerData { peer, client, len } => {
+                let peer = PEERS[usize::from(*peer) % OPEN];
+                match self.relays[of(*client)] {
+                    None => {}
+                    Some(relay) if self.world.listens(relay) && relay.is_ipv4() == addr(peer).is_ipv4() => {
+                        self.world.peer_connects(peer, relay);
+                    }
+                    Some(relay) => _ = self.world.peer_sends(peer, relay, &vec![7; usize::from(*len)]),
+                }
+            }
+            Step::Icmp { client, kind, code, .. }
+                if self.relays[of(*client)].is_some_and(|relay| self.world.listens(relay)) =>
+            {
+                self.go_on_with_a_connection(usize::from(*kind), *code);
             }
             Step::Icmp { peer, client, kind, code } => {
                 let about =
@@ -188,8 +209,11 @@ impl Run {
                 }
             }
             Step::Close { client } => {
+                let bound = self.bound_to(of(*client));
                 let client = &self.clients[of(*client)];
-                if client.at.transport.is_stream() {
+                if let Some(connection) = bound {
+                    self.world.peer_closes(connection);
+                } else if client.at.transport.is_stream() {
                     self.world.client_closes(client.worker, &client.at);
                 }
             }
@@ -235,11 +259,31 @@ impl Run {
         if bob {
             client = client.user("bob", BOB);
         }
+        // One of the connections that there are.
+        let ids: Vec<_> = self.world.connections.keys().map(|id| id.0).collect();
         client.signed(method, |builder| {
+            if method == Method::ConnectionBind && !ids.is_empty() {
+                builder.u32(AttributeType::CONNECTION_ID, ids[attributes.len() % ids.len()]);
+            }
             for (value, peer) in attributes.iter().zip(peers) {
                 write(builder, value, peer, &token);
             }
         })
+    }
+
+    /// The connection that a client's stream is bound to: what comes over it are no messages.
+    fn bound_to(&self, index: usize) -> Option<PeerConnectionId> {
+        let at = Some(self.clients[index].at);
+        self.world.connections.iter().find(|(_, connection)| connection.bound == at).map(|(id, _)| *id)
+    }
+
+    fn go_on_with_a_connection(&mut self, number: usize, how: u8) {
+        let count = self.world.connections.len().max(1);
+        let Some((id, connection)) = self.world.connections.iter().nth(number % count) else { return };
+        match connection.to.filter(|_| connection.bound.is_none() && how < 0x80) {
+            Some(to) => _ = self.world.peer_answers(&to.to_string(), how & 1 == 0),
+            None => self.world.peer_closes(*id),
+        }
     }
 
     fn peer(&self, peer: Peer) -> SocketAddr {
@@ -251,6 +295,9 @@ impl Run {
 
     /// Sends a request and learns from its answer.
     fn send(&mut self, index: usize, worker: bool, bytes: &[u8]) {
+        if self.bound_to(index).is_some() {
+            return;
+        }
         let client = &mut self.clients[index];
         client.worker = usize::from(worker && client.at.transport.is_stream());
         self.look();
@@ -289,6 +336,13 @@ impl Run {
             assert!(open, "{} is nobody's business", sent.to.ip());
             let somebody = (0..CLIENTS.len()).any(|index| self.is_granted(index, sent.to.ip()));
             assert!(somebody, "nobody has permitted {}", sent.to.ip());
+        }
+        for connection in self.world.connections.values() {
+            let Some(to) = connection.to else { continue };
+            let open = PEERS[..OPEN].iter().any(|peer| addr(peer).ip() == to.ip());
+            // Its listener may be closed by now.
+            let own_relay = self.relays.contains(&Some(to.socket_addr()));
+            assert!(open || own_relay, "{to} is nobody's business");
         }
         for index in 0..CLIENTS.len() {
             let padded = self.clients[index].at.transport.is_stream();
