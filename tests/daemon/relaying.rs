@@ -101,6 +101,29 @@ fn a_peer_without_a_permission_is_not_heard_and_not_reached() {
 }
 
 #[test]
+fn the_broadcast_address_of_a_network_is_not_reached() {
+    // Such an address is told from a host's by the routes alone.
+    let ferryd = Ferryd::start(|_| {});
+    let mut client = Client::udp(ferryd.address());
+    let relayed = client.allocate();
+    let everybody = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = everybody.local_addr().unwrap().port();
+    let broadcast = SocketAddr::from(([127, 255, 255, 255], port));
+    everybody.set_broadcast(true).unwrap();
+    everybody.set_read_timeout(Some(crate::PATIENCE)).unwrap();
+    everybody.send_to(b"this host has it", broadcast).unwrap();
+    assert_eq!(received(&everybody).0, b"this host has it");
+    client.bind_channel(0x4001, broadcast).unwrap();
+    client.send_by_channel(0x4001, b"to everybody");
+    client.send_by_indication(broadcast, b"to everybody");
+    // What is sent after it arrives alone.
+    let host = SocketAddr::from(([127, 0, 0, 1], port));
+    client.bind_channel(0x4002, host).unwrap();
+    client.send_by_channel(0x4002, b"to one");
+    assert_eq!(received(&everybody), (b"to one".to_vec(), relayed));
+}
+
+#[test]
 fn a_closed_port_of_a_peer_is_told_as_an_icmp_error() {
     let ferryd = Ferryd::start(|config| _ = Certificate::configured(config));
     for (mut client, _, _) in clients(&ferryd) {
