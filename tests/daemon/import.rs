@@ -45,7 +45,7 @@ fn an_output_is_a_new_file_that_others_cannot_read() {
     assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o007, 0);
     let text = fs::read_to_string(&made).unwrap();
     run(&["check", "--config", made.to_str().unwrap()]).expect_success();
-    run(&arguments).expect_failure(1, &["ferryd.toml: cannot be written", "exists"]);
+    run(&arguments).expect_failure(1, &["ferryd.toml: cannot be written", "move it away"]);
     assert_eq!(fs::read_to_string(&made).unwrap(), text);
 }
 

@@ -55,7 +55,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         None => io::stdout().write_all(text.as_bytes()).map_err(|error| ("standard output".to_owned(), error)),
     };
     if let Err((place, error)) = written {
-        eprintln!("error: {place}: cannot be written ({error})");
+        let exists = error.kind() == io::ErrorKind::AlreadyExists;
+        let remedy = if exists { "; nothing is written over: move it away, or name another file" } else { "" };
+        eprintln!("error: {place}: cannot be written ({error}){remedy}");
         return ExitCode::FAILURE;
     }
     eprint!("{}", words(&report, translated));
