@@ -80,13 +80,17 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Takes over what the process made for itself at an earlier load and keeps nowhere, so that a reload ends neither
-    /// credentials nor nonces.
+    /// Takes over what the daemon made for itself at an earlier load, so that a reload ends neither credentials nor nonces:
+    /// another state directory waits for the next start.
     pub fn carry_over(&mut self, earlier: &Self) {
-        if self.secret_origin == SecretOrigin::Forgotten && earlier.secret_origin == SecretOrigin::Forgotten {
+        let was_made = |origin: &SecretOrigin| *origin != SecretOrigin::Configured;
+        let is_the_file =
+            matches!(self.secret_origin, SecretOrigin::Kept(_)) && self.secret_origin == earlier.secret_origin;
+        if was_made(&self.secret_origin) && was_made(&earlier.secret_origin) && !is_the_file {
             self.settings.auth.shared_secrets.clone_from(&earlier.settings.auth.shared_secrets);
+            self.secret_origin = earlier.secret_origin.clone();
         }
-        if self.nonce_key_forgotten && earlier.nonce_key_forgotten {
+        if self.nonce_key_forgotten {
             self.settings.auth.nonce_key = earlier.settings.auth.nonce_key.clone();
         }
     }

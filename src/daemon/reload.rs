@@ -15,6 +15,8 @@ use crate::net::admission::Admission;
 use crate::net::tls::{TlsAcceptConfig, TlsSettings};
 use crate::observe::records::Reopen;
 use crate::service_manager;
+use crate::turn;
+use crate::turn::settings::{Limits, PeerSettings};
 use crate::worker::Command;
 
 /// A listener that is opened beside one whose sockets would have its packets too.
@@ -102,8 +104,10 @@ impl Reload {
         let ports = (old.turn.peers.listener_ports.clone(), old.turn.peers.service_ports.clone());
         (new.turn.peers.listener_ports, new.turn.peers.service_ports) = ports;
         note("credentials", new.auth != old.auth);
-        note("relay and peer policy", new.turn != old.turn);
-        note("limits on connections", new.accept != old.accept);
+        note("peers", new.turn.peers != old.turn.peers);
+        note("limits", new.turn.limits != old.turn.limits || new.accept != old.accept);
+        note("redirect", new.turn.redirect != old.turn.redirect);
+        note("lifetimes, extensions, compatibility", remainder(&new.turn) != remainder(&old.turn));
         note("log level", new.log.level != old.log.level);
         note("who may use the admin API", new.admin.remote != old.admin.remote);
         note("drain", new.admin.drain != old.admin.drain);
@@ -133,6 +137,11 @@ impl Reload {
     }
 }
 
+/// What has no name of its own in the summary of a reload.
+fn remainder(turn: &turn::Settings) -> turn::Settings {
+    turn::Settings { peers: PeerSettings::default(), limits: Limits::default(), redirect: None, ..turn.clone() }
+}
+
 /// Takes over from the running daemon what is bound to its sockets and threads, and says so.
 fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static str> {
     let mut kept = Vec::new();
@@ -141,10 +150,13 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     keep("workers", new.workers != old.workers);
     keep("metrics", (new.metrics, new.top_users) != (old.metrics, old.top_users));
     keep("data-path", new.worker != old.worker || new.offload != old.offload);
-    keep("relay.addresses", new.turn.relay_addresses != old.turn.relay_addresses);
+    let relays_differ = new.turn.relay_addresses != old.turn.relay_addresses;
+    keep("relay.addresses, relay.advertised-addresses", relays_differ);
     let ports = |settings: &Settings| (settings.turn.port_min, settings.turn.port_max);
     keep("relay.port-min, relay.port-max", ports(new) != ports(old));
+    keep("limits.handshakes", new.accept.handshakes_max != old.accept.handshakes_max);
     keep("tls (on or off)", new.tls.is_empty() != old.tls.is_empty());
+    keep("state-directory", new.state_directory != old.state_directory);
     keep("watch-files", new.watch != old.watch);
     keep("log.format", new.log.format != old.log.format);
     let remote = |settings: &Settings| settings.admin.remote.as_ref().map(|remote| remote.address);
@@ -162,7 +174,11 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     (new.workers, new.worker) = (old.workers, old.worker);
     new.offload.clone_from(&old.offload);
     new.turn.nat_behavior = old.turn.nat_behavior;
-    new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
+    new.accept.handshakes_max = old.accept.handshakes_max;
+    if relays_differ {
+        new.turn.relay_addresses.clone_from(&old.turn.relay_addresses);
+        new.turn.peers.own_addresses.clone_from(&old.turn.peers.own_addresses);
+    }
     (new.turn.port_min, new.turn.port_max) = ports(old);
     if new.tls.is_empty() != old.tls.is_empty() {
         new.tls.clone_from(&old.tls);
@@ -171,6 +187,7 @@ fn keep_what_needs_a_restart(new: &mut Settings, old: &Settings) -> Vec<&'static
     new.authorization.clone_from(&old.authorization);
     new.turn.authorize = old.turn.authorize;
     new.sessions.clone_from(&old.sessions);
+    new.state_directory.clone_from(&old.state_directory);
     new.watch = old.watch;
     // The files of a door that stays where it is are read again.
     let same_door = remote(new) == remote(old);

@@ -122,7 +122,7 @@ fn the_reload_verb_tells_what_has_changed_or_what_is_wrong() {
     ferryd.config.set("limits.allocations-total", 7).set("workers", 1);
     ferryd.config.write();
     let reloaded = json(&ferryd, &["reload"]);
-    assert_eq!(reloaded["changed"][0], "relay and peer policy");
+    assert_eq!(reloaded["changed"][0], "limits");
     assert_eq!(reloaded["needs_restart"][0], "workers");
     assert_eq!(json(&ferryd, &["limits"])["allocations_total"], 7);
     let words = ferryd.verb(&["limits"]).expect_success().stdout.clone();

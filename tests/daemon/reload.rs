@@ -39,7 +39,7 @@ fn peers_and_lifetimes_change_for_what_comes_after() {
     let log = ferryd.reload(|config| {
         config.set("peers.deny", "[\"127.0.0.1\"]").set("relay.lifetime-default", "\"5m\"");
     });
-    assert!(log.contains("relay and peer policy"), "{log}");
+    assert!(log.contains("changed=\"peers, lifetimes, extensions, compatibility\""), "{log}");
     assert_eq!(client.permit("127.0.0.1:9".parse().unwrap()), Err(403));
     assert_eq!(client.refresh(1), Ok(300));
 }
@@ -74,7 +74,40 @@ fn what_needs_a_restart_is_named_and_kept() {
     let address = ferryd.address();
     let log = ferryd.reload(|config| _ = config.text("metrics.address", "127.0.0.1:9").set("workers", 1));
     assert!(log.contains("workers, metrics") && log.contains("take effect at the next start"), "{log}");
+    assert!(log.contains("nothing has changed"), "{log}");
     Client::udp(address).allocate();
+    let log = ferryd.reload(|config| {
+        config.set("relay.advertised-addresses", "[\"198.51.100.1\"]").set("limits.handshakes", 7);
+    });
+    assert!(log.contains("relay.addresses, relay.advertised-addresses, limits.handshakes"), "{log}");
+    assert!(log.contains("nothing has changed"), "nothing else: {log}");
+    // As it was: a session to come is told the address that sockets are bound to.
+    let mut client = Client::udp(address);
+    assert_eq!(client.allocate().ip(), address.ip());
+}
+
+#[test]
+fn another_state_directory_waits_for_the_next_start() {
+    let mut ferryd = Ferryd::start(|config| {
+        let state = config.directory.join("one");
+        config.unset("auth.user").text("state-directory", state.display());
+    });
+    let made = std::fs::read_to_string(ferryd.config.directory.join("one/shared-secret")).unwrap();
+    let made = SharedSecret { secret: Secret::new(made.trim()), algorithm: SecretAlgorithm::Sha1 };
+    let user = User::minted(&made, 3600, Some("carol"));
+    let mut live = Client::udp(ferryd.address()).with(user.clone());
+    live.allocate();
+    for name in ["two", "three"] {
+        let log = ferryd.reload(|config| {
+            let state = config.directory.join(name);
+            config.text("state-directory", state.display());
+        });
+        assert!(log.contains("settings=\"state-directory\"") && !log.contains("credentials"), "{log}");
+        // No credential ends by it, nor is anybody's nonce stale.
+        Client::udp(ferryd.address()).with(user.clone()).allocate();
+        assert_eq!(live.refresh(600), Ok(600));
+    }
+    assert!(!ferryd.config.directory.join("two").exists());
 }
 
 #[test]
