@@ -8,6 +8,8 @@ use crate::wire::Way;
 pub(crate) enum Drive {
     /// So many packets of each flow under way: the server always has some, and none is lost for want of a buffer.
     Window(u32),
+    /// So many packets of one flow after each other, again when all of them have arrived: the frames of a video.
+    Bursts(u32),
     /// So many packets a second of each flow, at times of its own.
     Rate(f64),
     /// As fast as the generator can.
@@ -71,20 +73,30 @@ impl Pacer {
         match self.drive {
             Drive::Rate(_) => self.choose_due(now_ns, most, chosen),
             Drive::Window(window) => {
-                self.go_round(most, chosen, |way, flow| ledger.has_room(way, flow, window, now_ns))
+                self.go_round(1, most, chosen, |way, flow| ledger.has_room(way, flow, window, now_ns))
             }
-            Drive::FlatOut => self.go_round(most, chosen, |_, _| true),
+            Drive::Bursts(len) => {
+                self.go_round(len as usize, most, chosen, |way, flow| ledger.has_room(way, flow, 1, now_ns))
+            }
+            Drive::FlatOut => self.go_round(1, most, chosen, |_, _| true),
         }
     }
 
-    fn go_round(&mut self, most: usize, chosen: &mut Vec<(Way, usize)>, mut may: impl FnMut(Way, usize) -> bool) {
+    /// One flow after the other, `run` packets of each that may send.
+    fn go_round(
+        &mut self,
+        run: usize,
+        most: usize,
+        chosen: &mut Vec<(Way, usize)>,
+        mut may: impl FnMut(Way, usize) -> bool,
+    ) {
         for _ in 0..self.flows * self.ways.len() {
             let (way, flow) = (self.ways[self.cursor % self.ways.len()], self.cursor / self.ways.len());
             if may(way, flow) {
-                chosen.push((way, flow));
+                chosen.extend(std::iter::repeat_n((way, flow), run));
             }
             self.cursor = (self.cursor + 1) % (self.flows * self.ways.len());
-            if chosen.len() >= most {
+            if chosen.len() + run > most {
                 return;
             }
         }

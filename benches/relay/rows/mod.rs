@@ -62,6 +62,7 @@ pub(crate) struct Row {
 /// Every row, in the order of the table.
 pub(crate) const ROWS: &[Row] = &[
     saturated::SATURATED,
+    saturated::BURSTS,
     saturated::BOTH_WAYS,
     calls::THOUSAND,
     calls::TWO_HUNDRED,

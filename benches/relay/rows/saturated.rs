@@ -12,6 +12,11 @@ const FLOWS: usize = 100;
 /// 800 packets under way in all: less than any listener's buffer holds.
 const WINDOW: Drive = Drive::Window(8);
 
+/// 256 packets under way in all, which any listener's buffer holds.
+const BURST: Drive = Drive::Bursts(16);
+const BURST_FLOWS: usize = 16;
+const BURST_PAYLOAD_LEN: usize = 1000;
+
 pub(super) const SATURATED: Row = Row {
     name: "saturated",
     what: "100 flows, 160 bytes, each way alone",
@@ -39,6 +44,20 @@ pub(super) const BOTH_WAYS: Row = Row {
     echo: true,
     is_held: false,
     run: both_ways,
+};
+
+pub(super) const BURSTS: Row = Row {
+    name: "bursts",
+    what: "16 flows, 16 packets of 1000 bytes of each after each other, each way alone",
+    metrics: &[
+        less("to peer", CPU),
+        less("to client", CPU),
+        more("to peer, rate", "packets/s"),
+        more("to client, rate", "packets/s"),
+    ],
+    echo: true,
+    is_held: false,
+    run: bursts,
 };
 
 pub(super) const RELAY_TO_RELAY: Row = Row {
@@ -76,6 +95,19 @@ fn saturated(bench: &Bench, server: &Running) -> Result<Sample> {
     sample.put("to client, rate", rate(&down, Way::Down));
     sample.doubt_saturation("to client", &down.watched);
     sample.put("core busy", (up.watched.usage.core_busy + down.watched.usage.core_busy) * 50.0);
+    Ok(sample)
+}
+
+fn bursts(bench: &Bench, server: &Running) -> Result<Sample> {
+    let mut traffic = Traffic::set_up(server, BURST_FLOWS, Shape::ChannelData, false)?;
+    let mut sample = Sample::new(bench);
+    for (way, each, in_time) in [(Way::Up, "to peer", "to peer, rate"), (Way::Down, "to client", "to client, rate")] {
+        let load = Load { ways: &[way], drive: BURST, payload_len: BURST_PAYLOAD_LEN };
+        let outcome = run(bench, server, &mut traffic, &load, 0.5)?;
+        sample.put(each, cpu(&outcome, way));
+        sample.put(in_time, rate(&outcome, way));
+        sample.doubt_saturation(each, &outcome.watched);
+    }
     Ok(sample)
 }
 
