@@ -112,3 +112,71 @@ fn leaves(path: &str, value: &Value, found: &mut BTreeSet<String>) {
         }
     }
 }
+
+/// What stands behind a key, wherever it is, to the end of the line or of the `{ }`.
+fn behind<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    let begun = text.match_indices(key).map(|(at, _)| &text[at + key.len()..]);
+    begun.map(|rest| rest.split(['\n', ',', '}']).next().unwrap().trim().trim_matches('"')).collect()
+}
+
+fn one<'a>(text: &'a str, key: &str) -> &'a str {
+    match behind(text, key).as_slice() {
+        [value] => value,
+        values => panic!("{key} {values:?}"),
+    }
+}
+
+#[test]
+fn the_kubernetes_example_holds_together() {
+    let text = fs::read_to_string(shipped("kubernetes/ferryd.yaml")).unwrap();
+    let (map, set) = text.split_once("\n---\n").unwrap();
+    let set: String =
+        set.lines().filter(|line| !line.trim_start().starts_with('#')).map(|it| format!("{it}\n")).collect();
+    // The configuration that it holds, with the secrets where the command of the remark puts them.
+    let (_, embedded) = map.split_once("ferryd.toml: |\n").unwrap();
+    let embedded: String =
+        embedded.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("secrets"), "n3kZ8wPq0TtYbV6sLx2RfJ5uHc9GmDaE\n").unwrap();
+    fs::write(directory.path().join("nonce.key"), "0123456789abcdef".repeat(4)).unwrap();
+    for name in ["secrets", "nonce.key"] {
+        assert!(map.contains(&format!("--from-literal={name}=")), "{name}");
+    }
+    let secrets = "/run/secrets/ferryd";
+    assert_eq!(embedded.matches(secrets).count(), 2);
+    let file = directory.path().join("ferryd.toml");
+    fs::write(&file, embedded.replace(secrets, directory.path().to_str().unwrap())).unwrap();
+    let settings = load(Some(&file), &Environment::new(), &host(), StateAccess::ReadOnly).unwrap().settings;
+    // Probes and scrapes are where the page is.
+    let port = settings.metrics.unwrap().port().to_string();
+    assert_eq!(behind(&set, ", port: "), [port.as_str(); 2]);
+    assert_eq!(one(&set, "prometheus.io/port: "), port);
+    assert_eq!(behind(&set, "httpGet: { path: "), ["/ready", "/metrics"]);
+    // It drains to the end before it is killed.
+    let grace = Duration::from_secs(one(&set, "terminationGracePeriodSeconds: ").parse().unwrap());
+    let drain = settings.admin.drain.on_stop;
+    assert!(!drain.is_zero() && drain + Duration::from_secs(60) <= grace, "{drain:?} {grace:?}");
+    // What is mounted is there, and where it is looked for.
+    let (mounts, volumes) = set.split_once("      volumes:\n").unwrap();
+    let (_, mounts) = mounts.split_once("volumeMounts:\n").unwrap();
+    assert_eq!(behind(mounts, "name: "), ["config", "secrets", "state"]);
+    assert_eq!(behind(mounts, "mountPath: "), ["/etc/ferryd", secrets, "/var/lib/ferryd"]);
+    for volume in [
+        "- name: config\n          configMap: { name: ferryd }",
+        "- name: secrets\n          secret: { secretName: ferryd,",
+        "- name: state\n          emptyDir: {",
+    ] {
+        assert!(volumes.contains(volume), "{volume}");
+    }
+    assert!(map.contains("kind: ConfigMap\nmetadata:\n  name: ferryd\n") && map.contains("secret generic ferryd "));
+    assert!(set.contains("args: [\"serve\", \"--config\", \"/etc/ferryd/ferryd.toml\"]"));
+    // The image's user and state, and no port that would need a capability.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let image = fs::read_to_string(root.join("Containerfile")).unwrap();
+    let user = one(&set, "runAsUser: ");
+    assert!(image.contains(&format!("USER {user}:{}\n", one(&set, "runAsGroup: "))));
+    assert_eq!(one(&set, "fsGroup: "), user);
+    assert!(image.contains("ENV FERRYD_STATE_DIRECTORY=/var/lib/ferryd\n"));
+    assert_eq!(one(&set, "image: registry.example.org/ferryd:"), env!("CARGO_PKG_VERSION"));
+    assert!(settings.listeners.iter().all(|listener| listener.address.port() >= 1024));
+}
