@@ -56,6 +56,13 @@ pub fn parse_range(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
+/// Whether somebody has mistyped an address or a range, rather than named a user.
+fn is_meant_as_address(text: &str) -> bool {
+    let address = text.split('/').next().unwrap_or(text);
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || b".*".contains(&byte));
+    address.parse::<IpAddr>().is_ok() || (address.contains('.') && is_digits(address))
+}
+
 /// The text names no user and no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSubject;
@@ -64,7 +71,7 @@ impl fmt::Display for NoSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "expected a user, the beginning of names with * at the end, an address or range of addresses, or secret: and \
-             the id of a shared secret",
+             the id of a shared secret; user: in front of a name that looks like an address",
         )
     }
 }
@@ -72,7 +79,8 @@ impl fmt::Display for NoSubject {
 impl FromStr for Subject {
     type Err = NoSubject;
 
-    /// Without `user:`, `secret:` or `client:` in front, what is an address or a range is a client, all else a user.
+    /// Without `user:`, `secret:` or `client:` in front, what is an address or a range is a client, what looks like one and
+    /// is none is nobody, and all else a user.
     fn from_str(text: &str) -> Result<Self, NoSubject> {
         match text.split_once(':') {
             _ if text.is_empty() => Err(NoSubject),
@@ -83,7 +91,11 @@ impl FromStr for Subject {
                 u32::from_str_radix(id, 16).map(|id| Self::Secret(SecretId(id))).map_err(|_| NoSubject)
             }
             Some(("secret", _)) => Err(NoSubject),
-            _ => Ok(parse_range(text).map_or_else(|| Self::user(text), Self::Client)),
+            _ => match parse_range(text) {
+                Some(range) => Ok(Self::Client(range)),
+                None if is_meant_as_address(text) => Err(NoSubject),
+                None => Ok(Self::user(text)),
+            },
         }
     }
 }
@@ -139,6 +151,17 @@ mod tests {
         }
         for text in ["", "secret:", "secret:0f3a9c1", "user:", "client:", "client:alice", "client:192.0.2.0/33"] {
             assert_eq!(text.parse::<Subject>(), Err(NoSubject), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_range_is_no_user() {
+        for text in ["10.0.0.0/33", "203.0.113.256", "203.0.113.0/", "203.0.113.*", "10.0.0/8", "2001:db8::/129"] {
+            assert_eq!(text.parse::<Subject>(), Err(NoSubject), "{text}");
+            assert_eq!(format!("user:{text}").parse(), Ok(Subject::user(text)), "{text}");
+        }
+        for text in ["1800000000", "1800000000*", "10.0.0.1.example", "alice/1"] {
+            assert_eq!(text.parse(), Ok(Subject::user(text)), "{text}");
         }
     }
 }
