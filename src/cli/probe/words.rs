@@ -71,8 +71,8 @@ impl Failure {
 
     pub(super) fn closed(step: &'static str, address: SocketAddr, why: &str) -> Self {
         let words = format!(
-            "{address} closed the connection ({why}); the port may speak another protocol, such as TLS alone, or the \
-             server limits connections"
+            "{address} closed the connection ({why}); the port may speak another protocol, such as TLS alone, or want the \
+             PROXY protocol from here, or the server limits connections"
         );
         Self::new(step, words)
     }
@@ -102,7 +102,7 @@ impl Failure {
             (486, "second allocation") => "the user may have one allocation only, and the probe needs two",
             (486, _) => "the user has reached the quota of allocations; end some, or raise the limit",
             (500, _) => "the server has an error of its own; look into its log",
-            (508, _) => "the server has no ports or sockets left; look at its port range and limits",
+            (508, _) => "the server drains, or has no ports or sockets left; look at its status, port range and limits",
             (_, _) => "look into the log of the server",
         };
         Self::new(step, format!("the server answers {code} {reason}: {meaning}"))
