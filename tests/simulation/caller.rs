@@ -126,6 +126,11 @@ pub(crate) struct Caller {
     pub(crate) careless: bool,
     /// Its page is closed.
     pub(crate) gone: bool,
+    /// It asks for a ticket, and comes back with it from another address.
+    pub(crate) mobile: bool,
+    ticket: Option<Vec<u8>>,
+    /// It has moved, and the server has not answered yet.
+    returning: bool,
     transactions: BTreeMap<[u8; 12], Transaction>,
     attempts: u8,
     sent: u32,
@@ -144,6 +149,9 @@ impl Caller {
             media_every,
             careless: false,
             gone: false,
+            mobile: false,
+            ticket: None,
+            returning: false,
             transactions,
             attempts: 0,
             sent: 0,
@@ -155,6 +163,7 @@ impl Caller {
         self.generation += 1;
         self.transactions.clear();
         (self.phase, self.relay, self.client.nonce) = (Phase::Waiting, None, None);
+        (self.ticket, self.returning) = (None, false);
         for peer in &mut self.peers {
             *peer = Peer::new(peer.party);
         }
@@ -178,6 +187,17 @@ impl Caller {
                 act.push(Act::After(self.media_every, Timer::Media));
             }
         }
+    }
+
+    /// Whether it can come back from another address.
+    pub(crate) fn may_move(&self) -> bool {
+        self.phase == Phase::Live && self.ticket.is_some() && !self.returning
+    }
+
+    /// Goes on from the address that it has now.
+    pub(crate) fn come_back(&mut self, act: &mut Vec<Act>) {
+        self.returning = true;
+        self.refresh(self.browser.lifetime(), false, act);
     }
 
     /// "On close: one unacknowledged Refresh 0".
@@ -222,6 +242,9 @@ impl Caller {
                 act.push(Act::Rebind);
             }
             (Method::Refresh, Ok(())) => {
+                if let Some(ticket) = reply.value(AttributeType::MOBILITY_TICKET) {
+                    (self.ticket, self.returning) = (Some(ticket), false);
+                }
                 act.push(Act::After(self.browser.refresh_after(secs(reply.lifetime().into())), Timer::Refresh));
             }
             (Method::CreatePermission, Ok(())) => self.permitted(transaction.peer, act),
@@ -272,11 +295,14 @@ impl Caller {
     }
 
     fn allocate(&mut self, signed: bool, act: &mut Vec<Act>) {
-        let lifetime = self.browser.lifetime();
+        let (lifetime, mobile) = (self.browser.lifetime(), self.mobile);
         let write = |builder: &mut ferryd::stun::Builder<'_>| {
             builder.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
             if let Some(lifetime) = lifetime {
                 builder.u32(AttributeType::LIFETIME, lifetime);
+            }
+            if mobile {
+                builder.attribute(AttributeType::MOBILITY_TICKET, &[]);
             }
         };
         let bytes = if signed {
@@ -290,6 +316,8 @@ impl Caller {
     fn allocated(&mut self, reply: &Reply, act: &mut Vec<Act>) {
         (self.phase, self.relay, self.attempts) = (Phase::Live, Some(reply.relay()), 0);
         assert_eq!(reply.mapped(), self.client.at.client.socket_addr());
+        self.ticket = reply.value(AttributeType::MOBILITY_TICKET);
+        assert_eq!(self.ticket.is_some(), self.mobile);
         act.push(Act::After(self.browser.refresh_after(secs(reply.lifetime().into())), Timer::Refresh));
         act.push(Act::After(self.media_every / 2, Timer::Media));
         for peer in 0..self.peers.len() {
@@ -298,9 +326,13 @@ impl Caller {
     }
 
     fn refresh(&mut self, lifetime: Option<u32>, is_retry: bool, act: &mut Vec<Act>) {
+        let ticket = self.ticket.clone().filter(|_| self.returning);
         let bytes = self.client.signed(Method::Refresh, |builder| {
             if let Some(lifetime) = lifetime {
                 builder.u32(AttributeType::LIFETIME, lifetime);
+            }
+            if let Some(ticket) = ticket {
+                builder.attribute(AttributeType::MOBILITY_TICKET, &ticket);
             }
         });
         self.begin(bytes, Method::Refresh, None, is_retry, act);

@@ -43,6 +43,7 @@ pub(crate) struct Rules {
 #[derive(Clone, Debug)]
 struct Allocation {
     client: FiveTuple,
+    mobility: Mobility,
     worker: usize,
     user: String,
     made_by: TransactionId,
@@ -52,6 +53,23 @@ struct Allocation {
     channels: BTreeMap<u16, (SocketAddr, Duration)>,
     traffic: [u64; 4],
     unsure: bool,
+}
+
+/// The tickets of an allocation (RFC 8016), and where its client has announced that it goes.
+#[derive(Clone, Debug, Default)]
+struct Mobility {
+    ticket: Option<Vec<u8>>,
+    next: Option<FiveTuple>,
+    last: Option<Move>,
+}
+
+/// The Refresh that was the last to announce a 5-tuple.
+#[derive(Clone, Debug)]
+struct Move {
+    with: Vec<u8>,
+    client: FiveTuple,
+    by: TransactionId,
+    at: Duration,
 }
 
 /// What the record of an allocation must say.
@@ -83,7 +101,9 @@ pub(crate) enum Flow {
 pub(crate) struct Model {
     pub(crate) rules: Rules,
     allocations: Vec<Allocation>,
-    released: Vec<(FiveTuple, TransactionId, Duration)>,
+    /// The last says that the 5-tuple was another worker's before its allocation came there by a ticket: who is asked then
+    /// may not know.
+    released: Vec<(FiveTuple, TransactionId, Duration, bool)>,
     nonces: BTreeMap<Vec<u8>, (FiveTuple, Duration)>,
     /// Of allocations that have ended with a record.
     pub(crate) ended: Vec<Record>,
@@ -107,11 +127,11 @@ impl Model {
     }
 
     fn live(&self, now: Duration, client: &FiveTuple) -> Option<&Allocation> {
-        self.allocations.iter().find(|it| it.client == *client && now < it.expires_at)
+        self.allocations.iter().find(|it| it.is_of(client) && now < it.expires_at)
     }
 
     fn live_mut(&mut self, now: Duration, client: &FiveTuple) -> Option<&mut Allocation> {
-        self.allocations.iter_mut().find(|it| it.client == *client && now < it.expires_at)
+        self.allocations.iter_mut().find(|it| it.is_of(client) && now < it.expires_at)
     }
 
     fn owner(&self, now: Duration, relay: SocketAddr) -> Option<&Allocation> {
@@ -120,7 +140,7 @@ impl Model {
 
     /// An allocation has ended by something other than time.
     pub(crate) fn end(&mut self, client: &FiveTuple) {
-        let gone = self.allocations.extract_if(.., |it| it.client == *client);
+        let gone = self.allocations.extract_if(.., |it| it.is_of(client));
         self.ended.extend(gone.map(|it| it.record()));
     }
 
@@ -206,8 +226,12 @@ impl Model {
                 let expires_at = now + secs(reply.lifetime().into());
                 let (client, permissions, channels) = (*client, BTreeMap::new(), BTreeMap::new());
                 let (traffic, unsure) = ([0; 4], false);
+                let ticket = reply.value(AttributeType::MOBILITY_TICKET);
+                assert_eq!(ticket.is_some(), request.has(AttributeType::MOBILITY_TICKET));
+                let mobility = Mobility { ticket, ..Mobility::default() };
                 let made = Allocation {
                     client,
+                    mobility,
                     worker,
                     user,
                     made_by,
@@ -228,20 +252,65 @@ impl Model {
 
     fn refresh(&mut self, now: Duration, client: &FiveTuple, request: &Message<'_>, reply: &Reply) {
         let id = request.transaction_id();
-        let is_repeated =
-            self.released.iter().any(|(of, by, at)| (of, *by) == (client, id) && now < *at + RELEASE_MEMORY);
+        let repeats = |it: &&(_, _, Duration, _)| (&it.0, it.1) == (client, id) && now < it.2 + RELEASE_MEMORY;
+        let repeated = self.released.iter().find(repeats).map(|it| it.3);
+        if let Some(ticket) = request.attribute(AttributeType::MOBILITY_TICKET) {
+            return self.come_back(now, client, ticket.value, request, reply);
+        }
         let Some(live) = self.live_mut(now, client) else {
-            let repeated = if is_repeated { Ok(()) } else { Err(437) };
-            return assert_eq!(reply.result(), repeated);
+            return match repeated {
+                Some(true) => assert!(matches!(reply.result(), Ok(()) | Err(437))),
+                Some(false) => assert_eq!(reply.result(), Ok(())),
+                None => assert_eq!(reply.result(), Err(437)),
+            };
         };
         assert_eq!(reply.result(), Ok(()));
         let asked = request.attribute(AttributeType::LIFETIME).and_then(|it| it.as_u32());
         if asked == Some(0) {
-            self.released.push((*client, id, now));
+            let moved = live.mobility.last.is_some();
+            self.released.push((*client, id, now, moved));
             return self.end(client);
         }
         assert_eq!(reply.lifetime(), asked.unwrap_or(600).clamp(600, 3600));
         live.expires_at = now + secs(reply.lifetime().into());
+    }
+
+    /// A client is back on another 5-tuple, with a ticket.
+    fn come_back(&mut self, now: Duration, client: &FiveTuple, ticket: &[u8], request: &Message<'_>, reply: &Reply) {
+        let (by, new) = (request.transaction_id(), reply.value(AttributeType::MOBILITY_TICKET));
+        let taken = self.live(now, client).is_some();
+        let mut lives = self.allocations.iter_mut().filter(|it| now < it.expires_at);
+        let Some(live) = lives.find(|it| it.knows(ticket)) else {
+            return assert_eq!(reply.result(), Err(437), "a ticket of nobody");
+        };
+        let last = live.mobility.last.clone();
+        if live.mobility.ticket.as_deref() != Some(ticket) {
+            let is_repeated = |last: &Move| (&last.client, last.by) == (client, by) && now < last.at + RELEASE_MEMORY;
+            let expected = if last.is_some_and(|last| is_repeated(&last)) { Ok(()) } else { Err(437) };
+            assert_eq!(reply.result(), expected);
+            return assert!(
+                new.is_none() || new == live.mobility.ticket,
+                "a repeated answer has the ticket that is good"
+            );
+        }
+        if taken {
+            let own = if live.is_of(client) { 400 } else { 437 };
+            return assert_eq!(reply.result(), Err(own));
+        }
+        assert_eq!(reply.result(), Ok(()));
+        assert!(new.is_some() && new != live.mobility.ticket, "another ticket");
+        let last = Some(Move { with: ticket.to_vec(), client: *client, by, at: now });
+        live.mobility = Mobility { ticket: new, next: Some(*client), last };
+        live.expires_at = now + secs(reply.lifetime().into());
+    }
+
+    /// Data, or what prepares for it, has come: from the announced 5-tuple the client has moved.
+    fn speaks(&mut self, now: Duration, client: &FiveTuple) {
+        let Some(live) = self.live_mut(now, client) else { return };
+        if live.mobility.next == Some(*client) {
+            live.mobility.next = None;
+            live.client = *client;
+        }
     }
 
     fn is_forbidden(&self, peer: SocketAddr) -> bool {
@@ -255,6 +324,7 @@ impl Model {
         assert_eq!(result, if forbidden { Err(403) } else { Ok(()) });
         if !forbidden {
             live.permissions.extend(peers.iter().map(|peer| (peer.ip(), now + PERMISSION)));
+            self.speaks(now, client);
         }
     }
 
@@ -278,11 +348,15 @@ impl Model {
         if result == Ok(()) {
             live.channels.insert(number, (peer, now + CHANNEL));
             live.permissions.insert(peer.ip(), now + PERMISSION);
+            self.speaks(now, client);
         }
     }
 
     /// What must come of data of a client.
     pub(crate) fn client_sends(&mut self, now: Duration, client: &FiveTuple, bytes: &[u8]) -> Option<Flow> {
+        if is_data(bytes) {
+            self.speaks(now, client);
+        }
         let between = self.between;
         let flow = self.client_flow(now, client, bytes);
         if between == self.between {
@@ -357,7 +431,22 @@ impl Model {
     }
 }
 
+fn is_data(bytes: &[u8]) -> bool {
+    let is_send = |message: Message<'_>| (message.method(), message.class()) == (Method::Send, Class::Indication);
+    ChannelData::parse(bytes).is_some() || Message::parse(bytes).is_ok_and(is_send)
+}
+
 impl Allocation {
+    /// Whether it is reached from a 5-tuple.
+    fn is_of(&self, client: &FiveTuple) -> bool {
+        self.client == *client || self.mobility.next == Some(*client)
+    }
+
+    fn knows(&self, ticket: &[u8]) -> bool {
+        let Mobility { ticket: good, last, .. } = &self.mobility;
+        good.as_deref() == Some(ticket) || last.as_ref().is_some_and(|last| last.with == ticket)
+    }
+
     fn permits(&self, now: Duration, ip: IpAddr) -> bool {
         self.permissions.get(&ip).is_some_and(|expires_at| now < *expires_at)
     }

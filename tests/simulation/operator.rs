@@ -79,6 +79,7 @@ impl Sim {
 pub(crate) fn configure(setup: &mut Setup, rules: &Rules, without_users: bool) {
     setup.drain = rules.draining.then(Drain::default);
     let turn = &mut setup.turn;
+    turn.mobility = true;
     (turn.port_min, turn.port_max) = (50_000, 50_511);
     turn.peers.own_addresses = vec![rules.relay];
     turn.limits.allocations_total = rules.total;

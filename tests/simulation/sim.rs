@@ -160,6 +160,13 @@ impl Sim {
         let media_every = Duration::from_millis(self.rng.random_range(15_000..120_000));
         let mut caller = Caller::new(browser, client, peers, media_every);
         caller.careless = !self.calm && self.rng.random_bool(0.2);
+        caller.mobile = transport == Transport::Udp && self.rng.random_bool(0.5);
+        // Who can move is on the way.
+        let moves = if caller.mobile && !self.calm { self.rng.random_range(0..5) } else { 0 };
+        for _ in 0..moves {
+            let at = secs(self.rng.random_range(40..self.end.as_secs()));
+            self.at(at, Event::Rebind { caller: index });
+        }
         self.callers.push(caller);
         let start = Duration::from_millis(self.rng.random_range(0..30_000));
         self.at(start, Event::Timer { caller: index, generation: 0, timer: Timer::Start });
@@ -289,6 +296,12 @@ impl Sim {
                 } else {
                     self.totals.rebound += 1;
                     self.callers[caller].client.at = self.new_five_tuple(caller, Transport::Udp);
+                    if self.callers[caller].may_move() {
+                        self.totals.moves += 1;
+                        let mut acts = Vec::new();
+                        self.callers[caller].come_back(&mut acts);
+                        self.act(caller, acts);
+                    }
                 }
             }
             Event::HangUp { caller } => {

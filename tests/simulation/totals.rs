@@ -11,6 +11,7 @@ pub(crate) struct Totals {
     pub(crate) refused: u64,
     pub(crate) lost: u64,
     pub(crate) rebound: u64,
+    pub(crate) moves: u64,
     pub(crate) reloads: u64,
     pub(crate) evictions: u64,
     pub(crate) drains: u64,
@@ -28,6 +29,7 @@ impl AddAssign for Totals {
             refused,
             lost,
             rebound,
+            moves,
             reloads,
             evictions,
             drains,
@@ -41,6 +43,7 @@ impl AddAssign for Totals {
         self.refused += refused;
         self.lost += lost;
         self.rebound += rebound;
+        self.moves += moves;
         self.reloads += reloads;
         self.evictions += evictions;
         self.drains += drains;
@@ -63,6 +66,7 @@ impl Totals {
             refused,
             lost,
             rebound,
+            moves,
             reloads,
             evictions,
             drains,
@@ -71,7 +75,7 @@ impl Totals {
             given_up,
         } = *self;
         assert!(events > 100 * seeds && allocations > seeds && relayed > 10 * seeds, "{self:?}");
-        let rare = [refused, lost, rebound, reloads, evictions, failures, stops, given_up];
+        let rare = [refused, lost, rebound, moves, reloads, evictions, failures, stops, given_up];
         assert!(drains > 0 || seeds < 1000, "{self:?}");
         assert!(rare.iter().all(|count| *count > seeds / 50), "{self:?}");
     }
