@@ -64,7 +64,7 @@ impl Candidate {
 }
 
 /// Those of `options` that this coturn has: later ones have left out what has become their default.
-fn known(binary: &Path, options: &[&'static str]) -> Result<Vec<&'static str>> {
+pub(crate) fn known(binary: &Path, options: &[&'static str]) -> Result<Vec<&'static str>> {
     let output = Command::new(binary).arg("--help").output();
     let output = output.doing(format_args!("run {} --help", binary.display()))?;
     let help = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

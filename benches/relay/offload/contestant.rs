@@ -14,7 +14,7 @@ use super::lab::{Family, Lab};
 use crate::dialog::{Ask, Dialog, write_binding};
 use crate::failure::{Doing, Failure, Result};
 use crate::machine;
-use crate::server::{PASSWORD, USER};
+use crate::server::{PASSWORD, USER, known};
 
 const PORT: u16 = 3478;
 const CLIENT_PORTS: u16 = 10_000;
@@ -66,7 +66,8 @@ impl Contestant {
             }
             Self::Coturn { binary, threads } => {
                 let mut command = Command::new(binary);
-                command.args(["-n", "--no-cli", "-a", "--no-tls", "--no-dtls", "--no-rfc5780", "-r", "bench.test"]);
+                command.args(["-n", "-a", "--no-tls", "-r", "bench.test"]);
+                command.args(known(binary, &["--no-cli", "--no-dtls", "--no-rfc5780"])?);
                 command.args(["-u", &format!("{USER}:{PASSWORD}"), "-m", &threads.to_string()]);
                 for family in [Family::V4, Family::V6] {
                     command.args(["-L", &family.server().to_string(), "-E", &family.server().to_string()]);
