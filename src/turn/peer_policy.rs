@@ -118,8 +118,9 @@ impl PeerPolicy {
 
     /// Where packets to an address that was permitted earlier may go by now: it may have become one of this host's. What
     /// is refused from now on otherwise ends with its permission.
-    pub(super) fn reach_now(&self, asker: Asker<'_>, ip: IpAddr, earlier: Reach) -> Reach {
-        match (self.is_own(ip), self.lists(asker).allows(ip)) {
+    pub(super) fn reach_now<'a>(&'a self, asker: Asker<'_>) -> impl Fn(IpAddr, Reach) -> Reach + use<'a> {
+        let lists = self.lists(asker);
+        move |ip, earlier| match (self.is_own(ip), lists.allows(ip)) {
             (false, _) => earlier,
             (true, true) => Reach::OwnHost,
             (true, false) => Reach::OwnRelays,

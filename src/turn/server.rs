@@ -151,9 +151,9 @@ impl Server {
         (self.settings, self.authenticator, self.peers) = (policy.settings, policy.authenticator, policy.peers);
         for id in self.table.ids() {
             if let Some(allocation) = self.table.get_mut(id) {
-                let credentials = allocation.credentials.clone();
-                let asker = Asker { credentials: &credentials, client: allocation.client.client.ip() };
-                allocation.judge_anew(|ip, earlier| self.peers.reach_now(asker, ip, earlier));
+                let asker = Asker { credentials: &allocation.credentials, client: allocation.client.client.ip() };
+                let reach_now = self.peers.reach_now(asker);
+                allocation.judge_anew(reach_now);
             }
         }
         (self.drain, self.revocations) = (policy.drain, policy.revocations);
