@@ -100,6 +100,18 @@ impl Crew {
         }
     }
 
+    /// Has every worker judge by a policy, and waits until they do and the kernel path has heard what they make of it:
+    /// whoever is told that something is in force may act on it.
+    pub(super) fn judge_by(&self, policy: &Policy) {
+        for handle in &self.handles {
+            handle.tell(Command::Replace(policy.clone()));
+        }
+        let in_kernel = |offload: &Offload| offload.report(REPORT_PATIENCE).is_some();
+        if reports(&self.handles).is_none() || !self.offload.as_ref().is_none_or(in_kernel) {
+            warn!("a worker does not answer and may still judge by what was in force before");
+        }
+    }
+
     /// Hands established streams to the workers in turn.
     pub(super) fn sink(&self, next: &Arc<AtomicUsize>) -> impl Fn(accept::Established) + Send + Sync + use<> {
         let (handles, next) = (self.handles.clone(), Arc::clone(next));

@@ -27,7 +27,6 @@ use crate::observe::metrics::Reloads;
 use crate::service_manager;
 use crate::turn::redirect::Alternates;
 use crate::turn::{Drain, Redirect};
-use crate::worker::Command;
 
 /// How often a daemon that drains looks whether it is empty.
 const LOOK: Duration = Duration::from_millis(250);
@@ -332,10 +331,7 @@ impl<'a> Helm<'a> {
     }
 
     fn tell_policy(&self) {
-        let policy = policy(&self.reload.loaded.settings, &self.overlay);
-        for handle in &self.crew.handles {
-            handle.tell(Command::Replace(policy.clone()));
-        }
+        self.crew.judge_by(&policy(&self.reload.loaded.settings, &self.overlay));
     }
 
     /// Looks whether removed listeners have calls left.

@@ -17,7 +17,6 @@ use crate::observe::records::Reopen;
 use crate::service_manager;
 use crate::turn;
 use crate::turn::settings::{Limits, PeerSettings};
-use crate::worker::Command;
 
 /// A listener that is opened beside one whose sockets would have its packets too.
 const OVERLAP: &str = "listener (one on * and one on an address have the same port)";
@@ -118,10 +117,7 @@ impl Reload {
         let warnings = loaded.warnings.clone();
         self.loaded = loaded;
         self.guard_ports();
-        let policy = policy(&self.loaded.settings, overlay);
-        for handle in &crew.handles {
-            handle.tell(Command::Replace(policy.clone()));
-        }
+        crew.judge_by(&policy(&self.loaded.settings, overlay));
         let needs_restart = kept.into_iter().map(str::to_owned).collect();
         Ok(Reloaded { changed, needs_restart, warnings })
     }
