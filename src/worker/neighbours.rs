@@ -65,7 +65,7 @@ struct Incoming {
 
 /// Where a packet came from, and its buffer goes back to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct From(usize);
+pub(super) struct Ring(usize);
 
 impl Outgoing {
     /// An empty buffer.
@@ -157,22 +157,22 @@ impl Neighbours {
     }
 
     /// The next packet from any neighbour, whose buffer is to be given back.
-    pub(super) fn next(&mut self) -> Option<(From, Packet)> {
+    pub(super) fn next(&mut self) -> Option<(Ring, Packet)> {
         let count = self.incoming.len();
         let mut order = (self.first..count).chain(0..self.first.min(count));
         order.find_map(|index| {
             let packet = self.incoming[index].packets.pop().ok()?;
             self.first = (index + 1) % count;
-            Some((From(index), packet))
+            Some((Ring(index), packet))
         })
     }
 
     /// Gives the buffer of a packet back, to be used again.
-    pub(super) fn give_back(&mut self, from: From, mut buffer: Vec<u8>) {
+    pub(super) fn give_back(&mut self, ring: Ring, mut buffer: Vec<u8>) {
         if buffer.capacity() <= KEPT_BYTES_MAX {
             buffer.clear();
             // When everything was under way at once there are a few more than places.
-            let _ = self.incoming[from.0].buffers.push(buffer);
+            let _ = self.incoming[ring.0].buffers.push(buffer);
         }
     }
 }
