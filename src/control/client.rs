@@ -29,28 +29,55 @@ enum Door {
     Remote(Box<Endpoint>),
 }
 
-/// Why there is no answer, or what the answer refuses. `door` is the socket or the URL.
+/// Where the admin API was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At a socket of this host.
+    Socket(PathBuf),
+    /// At the URL of any host.
+    Url(String),
+}
+
+impl Place {
+    /// The URL of another host's admin API.
+    pub fn url(host: &str, port: u16) -> Self {
+        Self::Url(format!("https://{host}:{port}"))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Why there is no answer, or what the answer refuses.
 #[derive(Debug)]
 pub enum ClientError {
-    Unreachable { door: String, source: io::Error },
-    Broken { door: String, words: String },
+    Unreachable { place: Place, source: io::Error },
+    Broken { place: Place, words: String },
     Refused { status: u16, words: String },
 }
 
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable { door, source } => {
-                let remedy = if door.contains("://") {
-                    "see admin.address of the server, and --ca, --token-file, --certificate and --key here"
-                } else if source.kind() == io::ErrorKind::PermissionDenied {
-                    "run this as root or as the user ferryd runs as"
-                } else {
-                    "start ferryd, or name its socket by --socket; admin.socket is where it serves"
+            Self::Unreachable { place, source } => {
+                let remedy = match place {
+                    Place::Url(_) => {
+                        "see admin.address of the server, and --ca, --token-file, --certificate and --key here"
+                    }
+                    Place::Socket(_) if source.kind() == io::ErrorKind::PermissionDenied => {
+                        "run this as root or as the user ferryd runs as"
+                    }
+                    Place::Socket(_) => "start ferryd, or name its socket by --socket; admin.socket is where it serves",
                 };
-                write!(f, "{door}: cannot be reached ({source}), expected ferryd's admin API; {remedy}")
+                write!(f, "{place}: cannot be reached ({source}), expected ferryd's admin API; {remedy}")
             }
-            Self::Broken { door, words } => write!(f, "{door}: {words}, expected an answer of ferryd"),
+            Self::Broken { place, words } => write!(f, "{place}: {words}, expected an answer of ferryd"),
             Self::Refused { words, .. } => f.write_str(words),
         }
     }
@@ -88,9 +115,9 @@ impl Client {
                 && signs_itself(reason)
             {
                 let source = io::Error::other("its certificate signs itself and is not the one that --ca names");
-                return ClientError::Unreachable { door: self.name(), source };
+                return ClientError::Unreachable { place: self.place(), source };
             }
-            ClientError::Unreachable { door: self.name(), source }
+            ClientError::Unreachable { place: self.place(), source }
         })?;
         let value: Value = match body.as_slice() {
             [] => Value::Null,
@@ -109,13 +136,13 @@ impl Client {
     }
 
     fn broken(&self, words: impl fmt::Display) -> ClientError {
-        ClientError::Broken { door: self.name(), words: words.to_string() }
+        ClientError::Broken { place: self.place(), words: words.to_string() }
     }
 
-    fn name(&self) -> String {
+    fn place(&self) -> Place {
         match &self.door {
-            Door::Local(socket) => socket.display().to_string(),
-            Door::Remote(endpoint) => format!("https://{}:{}", endpoint.url.host, endpoint.url.port),
+            Door::Local(socket) => Place::Socket(socket.clone()),
+            Door::Remote(endpoint) => Place::url(&endpoint.url.host, endpoint.url.port),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::super::table::duration;
 use super::{Connection, age, told};
 use crate::config::parse_duration;
-use crate::control::client::{Client, ClientError};
+use crate::control::client::{Client, ClientError, Place};
 use crate::control::wire::{self, Done, Status};
 
 #[derive(Debug, Args)]
@@ -144,9 +144,7 @@ fn look(answer: Result<Status, ClientError>, started_at: Option<u64>) -> Look {
         Err(error) => match &error {
             // Nobody listens there any more, and a socket that is gone was removed by the daemon.
             ClientError::Unreachable { source, .. } if source.kind() == ErrorKind::ConnectionRefused => Look::Over,
-            ClientError::Unreachable { door, source }
-                if source.kind() == ErrorKind::NotFound && !door.contains("://") =>
-            {
+            ClientError::Unreachable { place: Place::Socket(_), source } if source.kind() == ErrorKind::NotFound => {
                 Look::Over
             }
             ClientError::Unreachable { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
@@ -207,13 +205,14 @@ mod tests {
 
     #[test]
     fn only_a_server_that_is_gone_has_drained() {
-        let unreachable =
-            |door: &str, kind: ErrorKind| Err(ClientError::Unreachable { door: door.to_owned(), source: kind.into() });
-        let (socket, url) = ("/run/ferryd/admin.sock", "https://turn1.example.org:9642");
-        for (door, kind) in
+        let unreachable = |place: &Place, kind: ErrorKind| {
+            Err(ClientError::Unreachable { place: place.clone(), source: kind.into() })
+        };
+        let (socket, url) = (&Place::Socket("/run/ferryd/admin.sock".into()), &Place::url("turn1.example.org", 9642));
+        for (place, kind) in
             [(socket, ErrorKind::NotFound), (socket, ErrorKind::ConnectionRefused), (url, ErrorKind::ConnectionRefused)]
         {
-            assert!(matches!(look(unreachable(door, kind), Some(1)), Look::Over), "{door} {kind}");
+            assert!(matches!(look(unreachable(place, kind), Some(1)), Look::Over), "{place} {kind}");
         }
         for kind in [
             ErrorKind::NotFound,
@@ -227,7 +226,7 @@ mod tests {
         ] {
             assert!(matches!(look(unreachable(url, kind), Some(1)), Look::Lost(_)), "{kind}");
         }
-        let broken = Err(ClientError::Broken { door: url.to_owned(), words: String::new() });
+        let broken = Err(ClientError::Broken { place: url.clone(), words: String::new() });
         assert!(matches!(look(broken, Some(1)), Look::Lost(_)));
         assert!(matches!(look(unreachable(socket, ErrorKind::PermissionDenied), None), Look::Wrong(_)));
         let refused = |status| Err(ClientError::Refused { status, words: String::new() });

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::config::{self, HostFacts};
-use crate::control::client::{Client, ClientError};
+use crate::control::client::{Client, ClientError, Place};
 use crate::web::{self, Endpoint, Token, Trust, Url};
 
 /// How the daemon is reached, and how its answer is printed.
@@ -79,8 +79,8 @@ impl Reach {
             return Ok(Client::new(&self.socket.clone().unwrap_or_else(|| configured(file))));
         };
         let endpoint = self.token().and_then(|token| Endpoint::new(url.clone(), token, || self.tls()));
-        let door = format!("https://{}:{}", url.host, url.port);
-        endpoint.map(Client::remote).map_err(|source| ClientError::Unreachable { door, source })
+        let place = Place::url(&url.host, url.port);
+        endpoint.map(Client::remote).map_err(|source| ClientError::Unreachable { place, source })
     }
 
     fn token(&self) -> io::Result<Option<Token>> {
