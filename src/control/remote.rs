@@ -68,8 +68,9 @@ impl fmt::Display for DoorError {
 #[derive(Debug)]
 pub struct RemoteDoor(RwLock<Lock>);
 
+/// One thing that is asked of clients.
 #[derive(Clone, Debug)]
-struct Lock {
+pub struct Lock {
     tls: Arc<ServerConfig>,
     token: Option<Token>,
 }
@@ -79,11 +80,9 @@ impl RemoteDoor {
         Ok(Self(RwLock::new(Lock::new(settings)?)))
     }
 
-    /// Asks for this from now on; on an error for what it did before.
-    pub fn replace(&self, settings: &Settings) -> Result<(), DoorError> {
-        let lock = Lock::new(settings)?;
+    /// Asks for this from now on.
+    pub fn replace(&self, lock: Lock) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = lock;
-        Ok(())
     }
 
     fn lock(&self) -> Lock {
@@ -92,7 +91,8 @@ impl RemoteDoor {
 }
 
 impl Lock {
-    fn new(settings: &Settings) -> Result<Self, DoorError> {
+    /// Reads the files that the settings name.
+    pub fn new(settings: &Settings) -> Result<Self, DoorError> {
         let failure = |error: &dyn fmt::Display| DoorError(error.to_string());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let (_, key) = load_pair(&settings.certificate).map_err(|error| failure(&error))?;

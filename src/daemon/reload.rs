@@ -9,7 +9,7 @@ use super::reach::Listeners;
 use super::{Overlay, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
 use crate::control;
-use crate::control::remote::RemoteDoor;
+use crate::control::remote::{Lock, RemoteDoor};
 use crate::control::wire::Reloaded;
 use crate::net::admission::Admission;
 use crate::net::tls::{TlsAcceptConfig, TlsSettings};
@@ -81,6 +81,8 @@ impl Reload {
         if !kept.is_empty() {
             warn!(settings = kept.join(", "), "these have changed and take effect at the next start");
         }
+        let lock = new.admin.remote.as_ref().filter(|_| self.door.is_some()).map(Lock::new).transpose();
+        let lock = lock.map_err(|error| vec![format!("admin: {error}")])?;
         let prepared = self.listeners.prepare(crew, new)?;
         let mut changed: Vec<String> = Vec::new();
         if let Some(tls) = &self.tls {
@@ -93,11 +95,8 @@ impl Reload {
                 }
             }
         }
-        if let (Some(door), Some(remote)) = (&self.door, &new.admin.remote)
-            && let Err(error) = door.replace(remote)
-        {
-            // Checked a moment ago: somebody has replaced a file meanwhile.
-            warn!(%error, "the admin API asks of other hosts what it did before");
+        if let (Some(door), Some(lock)) = (&self.door, lock) {
+            door.replace(lock);
         }
         let mut note = |name, differs: bool| changed.extend(differs.then(|| String::from(name)));
         let ports = (old.turn.peers.listener_ports.clone(), old.turn.peers.service_ports.clone());
