@@ -42,7 +42,6 @@ use crate::observe::records::{Recorder, Reopen};
 use crate::offload::{self, Mode, Offload};
 use crate::service_manager;
 use crate::turn::{Drain, PeerPolicy, Policy};
-use crate::worker::settings::ListenerKind;
 use crate::worker::{DtlsDoor, Records};
 
 /// Logs what an operator should look at in a configuration that is about to be used.
@@ -173,7 +172,7 @@ fn start_offload(settings: &Settings) -> Option<Offload> {
     if mode == Mode::Off {
         return None;
     }
-    let listeners = settings.listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Udp(_)));
+    let listeners = settings.listeners.iter().filter(|listener| listener.is_udp());
     let relays = settings.turn.relay_addresses.iter().map(|relay| relay.bind);
     let addresses: Vec<_> = listeners.map(|listener| listener.address.ip()).chain(relays).collect();
     let started = Offload::start(&settings.offload, &addresses);

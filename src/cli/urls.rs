@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::address::Family;
 use crate::config::Settings;
-use crate::worker::settings::{Accept, Listener, ListenerKind};
+use crate::worker::settings::{Accept, Listener, ListenerKind, TLS_PORT};
 
 /// The URLs of all listeners: UDP first, then TCP, then TLS. DTLS is left out: no browser speaks it with a server.
 ///
@@ -38,7 +38,7 @@ pub(super) fn urls(settings: &Settings, host: Option<&str>, certificate_name: Op
 fn is_for_tls(listener: &Listener) -> bool {
     match listener.kind {
         ListenerKind::Stream(Accept::Tls) => true,
-        ListenerKind::Stream(Accept::Both) => listener.address.port() == 5349,
+        ListenerKind::Stream(Accept::Both) => listener.address.port() == TLS_PORT,
         ListenerKind::Stream(Accept::Plain) | ListenerKind::Udp(_) => false,
     }
 }

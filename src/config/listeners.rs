@@ -12,7 +12,7 @@ use super::relay;
 use super::section::{Entry, Section};
 use super::settings::CertificateFiles;
 use crate::net::dtls;
-use crate::worker::settings::{Accept, Listener, ListenerKind};
+use crate::worker::settings::{Accept, Listener, ListenerKind, PORT, TLS_PORT};
 
 /// What the file calls a listener, before wildcards are spread over the families.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,16 +30,13 @@ enum Host {
     Address(IpAddr),
 }
 
-/// Where clients expect TLS and DTLS (RFC 8656 section 3.1).
-const TLS_PORT: u16 = 5349;
-
 /// The listeners there are when none is configured.
 ///
 /// TCP answers plain STUN on 5349 too: libnice (GStreamer, Janus) knows no TLS, and speaks plain TURN over TCP where its
 /// URL is a `turns:` one.
 const DEFAULT: [Spec; 4] = [
-    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Udp(Accept::Both), proxies: Vec::new() },
-    Spec { host: Host::Any, port: 3478, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() },
+    Spec { host: Host::Any, port: PORT, kind: ListenerKind::Udp(Accept::Both), proxies: Vec::new() },
+    Spec { host: Host::Any, port: PORT, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() },
     Spec { host: Host::Any, port: TLS_PORT, kind: ListenerKind::Stream(Accept::Both), proxies: Vec::new() },
     Spec { host: Host::Any, port: TLS_PORT, kind: ListenerKind::Udp(Accept::Tls), proxies: Vec::new() },
 ];
@@ -53,7 +50,7 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
         None => DEFAULT.map(|value| Entry { value, at: at.clone() }).to_vec(),
     };
     if specs.is_empty() && report.problems.len() == before {
-        let remedy = "remove the key: the default listens on 3478 and 5349";
+        let remedy = format!("remove the key: the default listens on {PORT} and {TLS_PORT}");
         report.problem(at.problem("found no listener", "at least one listener", remedy));
     }
     let are_default = specs.iter().map(|spec| &spec.value).eq(&DEFAULT);
@@ -70,7 +67,7 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
             continue;
         };
         for listener in spread(Spec { kind, ..spec }, host) {
-            if listeners.iter().any(|other| same_socket(other, &listener)) {
+            if listeners.iter().any(|other| other.is_same_socket(&listener)) {
                 let words = format!("{} is listened on already", listener.address);
                 report.problem(at.problem(words, "each address, port and transport once", "remove one of the two"));
             } else {
@@ -79,11 +76,6 @@ pub(super) fn read(root: &mut Section, tls: bool, host: &HostFacts, report: &mut
         }
     }
     listeners
-}
-
-fn same_socket(one: &Listener, other: &Listener) -> bool {
-    let is_udp = |listener: &Listener| matches!(listener.kind, ListenerKind::Udp(_));
-    one.address == other.address && is_udp(one) == is_udp(other)
 }
 
 /// What a listener speaks when there may be no certificate; `None` is nothing.

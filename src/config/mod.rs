@@ -49,7 +49,7 @@ use section::{Entry, Section};
 use crate::control::{self, settings::Drain};
 use crate::observe::logs;
 use crate::offload;
-use crate::worker::settings::{self as worker, ListenerKind};
+use crate::worker::settings as worker;
 
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -178,7 +178,7 @@ fn read(
     let section = extensions.section("nat-behavior", report);
     turn.nat_behavior = nat_behavior::read(section, &mut listeners, &turn.relay_addresses, host, report);
     extensions.finish(report);
-    let udp = listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Udp(_)));
+    let udp = listeners.iter().filter(|listener| listener.is_udp());
     turn.peers.listener_ports = udp.map(|listener| listener.address.port()).collect();
     let own = redirect::Own { addresses: &turn.peers.own_addresses, listeners: &listeners };
     turn.redirect = redirect::read(root.section("redirect", report), &own, report);
@@ -191,7 +191,7 @@ fn read(
     let mut admin =
         admin::read(root.section("admin", report), runtime_directory, tls.first().map(|(files, _)| files), report);
     admin.drain = drain;
-    let streams = listeners.iter().filter(|listener| matches!(listener.kind, ListenerKind::Stream(_)));
+    let streams = listeners.iter().filter(|listener| !listener.is_udp());
     turn.peers.service_ports = streams.map(|listener| listener.address.port()).collect();
     turn.peers.service_ports.extend(metrics.map(|address| address.port()));
     turn.peers.service_ports.extend(admin.remote.as_ref().map(|remote| remote.address.port()));

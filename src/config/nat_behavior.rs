@@ -102,18 +102,11 @@ fn listen(endpoints: &Endpoints, listeners: &mut Vec<Listener>) {
     let models: Vec<_> = listeners.iter().filter(|listener| listens(listener, primary)).cloned().collect();
     for address in endpoints.all() {
         for model in &models {
-            let same_wire = |listener: &Listener| is_udp(listener.kind) == is_udp(model.kind);
+            let same_wire = |listener: &Listener| listener.is_udp() == model.is_udp();
             if !listeners.iter().any(|listener| same_wire(listener) && listens(listener, address)) {
                 listeners.push(Listener { address, ..model.clone() });
             }
         }
-    }
-}
-
-fn is_udp(kind: ListenerKind) -> bool {
-    match kind {
-        ListenerKind::Udp(_) => true,
-        ListenerKind::Stream(_) => false,
     }
 }
 

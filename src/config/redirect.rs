@@ -28,10 +28,10 @@ pub(super) fn read(mut section: Section, own: &Own<'_>, report: &mut Report) -> 
         named.v6 = named.v6.or_else(|| every.v6.clone());
         named.settle(own, is_asked, report)
     };
-    let udp = of("udp", |kind| matches!(kind, ListenerKind::Udp(_)), report);
-    let tcp = of("tcp", |kind| matches!(kind, ListenerKind::Stream(_)), report);
-    let tls = of("tls", |kind| matches!(kind, ListenerKind::Stream(_)), report);
-    let dtls = of("dtls", |kind| matches!(kind, ListenerKind::Udp(_)), report);
+    let udp = of("udp", |kind| kind.is_udp(), report);
+    let tcp = of("tcp", |kind| !kind.is_udp(), report);
+    let tls = of("tls", |kind| !kind.is_udp(), report);
+    let dtls = of("dtls", |kind| kind.is_udp(), report);
     section.finish(report);
     let nowhere = Alternates::default();
     if [udp, tcp, tls, dtls] == [nowhere; 4] {

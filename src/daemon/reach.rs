@@ -122,7 +122,7 @@ impl Door {
     fn serve(&self, listener: &Listener, socket: TcpListener) -> AbortHandle {
         let Self { tls, admission, sink } = self.clone();
         let proxies = listener.proxies.clone();
-        let (ListenerKind::Stream(accept) | ListenerKind::Udp(accept)) = listener.kind;
+        let accept = listener.kind.accept();
         let task = tokio::spawn(async move {
             let Err(error) =
                 accept::serve(socket, accept, proxies, tls, admission, move |established| sink(established)).await;
@@ -147,6 +147,39 @@ struct Standing {
     is_removed: bool,
 }
 
+impl Standing {
+    /// Lets nobody new in; what has calls serves them on.
+    fn remove(&mut self, crew: &Crew) {
+        self.is_removed = true;
+        match &self.place {
+            Place::Udp(index) => {
+                let terms = Terms { accept: self.listener.kind.accept(), calls_alone: true };
+                crew.tell_listening(|| Listening::Change { index: *index, terms });
+            }
+            Place::Stream(_, task) => task.abort(),
+        }
+    }
+
+    /// Serves as another listener of the same socket.
+    fn speak(&mut self, crew: &Crew, door: &Door, now: &Listener) {
+        self.is_removed = false;
+        self.listener = now.clone();
+        match &mut self.place {
+            Place::Udp(index) => {
+                let terms = Terms::open(now.kind.accept());
+                crew.tell_listening(|| Listening::Change { index: *index, terms });
+            }
+            Place::Stream(socket, task) => match socket.try_clone() {
+                Ok(another) => {
+                    task.abort();
+                    *task = door.serve(now, another);
+                }
+                Err(error) => warn!(%error, address = %now.address, "a listener answers what it did before"),
+            },
+        }
+    }
+}
+
 enum Place {
     /// The index on every worker.
     Udp(u16),
@@ -169,7 +202,7 @@ impl Listeners {
         door: Door,
     ) -> Result<Self, Failure> {
         let mut all = Self { door, all: Vec::new(), next_index: 0 };
-        for listener in settings.listeners.iter().filter(|listener| is_udp(listener)) {
+        for listener in settings.listeners.iter().filter(|listener| listener.is_udp()) {
             all.add(listener.clone(), Place::Udp(all.next_index));
             all.next_index += 1;
         }
@@ -195,7 +228,7 @@ impl Listeners {
         let overlap = |one: &Listener, other: &Listener| {
             let [a, b] = [one, other].map(|listener| listener.address);
             let any = (a.ip().is_unspecified() || b.ip().is_unspecified()) && a.is_ipv4() == b.is_ipv4();
-            is_udp(one) == is_udp(other) && a.port() == b.port() && any && a.ip() != b.ip()
+            one.is_udp() == other.is_udp() && a.port() == b.port() && any && a.ip() != b.ip()
         };
         wanted.iter().any(|listener| self.all.iter().any(|other| overlap(listener, &other.listener)))
     }
@@ -213,7 +246,7 @@ impl Listeners {
     }
 
     fn open_missing(&mut self, crew: &Crew, settings: &Settings, prepared: &mut Prepared) -> Result<(), Failure> {
-        let missing = |listener: &&Listener| !self.all.iter().any(|other| same_socket(&other.listener, listener));
+        let missing = |listener: &&Listener| !self.all.iter().any(|other| other.listener.is_same_socket(listener));
         let missing: Vec<_> = settings.listeners.iter().filter(missing).collect();
         for listener in missing {
             match listener.kind {
@@ -246,65 +279,44 @@ impl Listeners {
     /// Serves what is wanted and nothing else; returns what has changed, in words.
     pub(super) fn apply(&mut self, crew: &Crew, wanted: &[Listener], prepared: Prepared) -> Vec<String> {
         let mut changed = Vec::new();
-        let mut gone = Vec::new();
-        for (position, standing) in self.all.iter_mut().enumerate() {
-            let name = standing.listener.name();
-            let Some(now) = wanted.iter().find(|wanted| same_socket(wanted, &standing.listener)) else {
-                if !standing.is_removed {
-                    changed.push(format!("listener {name} removed"));
-                    standing.is_removed = true;
-                    match &standing.place {
-                        Place::Udp(index) => {
-                            let (ListenerKind::Udp(accept) | ListenerKind::Stream(accept)) = standing.listener.kind;
-                            let terms = Terms { accept, calls_alone: true };
-                            crew.tell_listening(|| Listening::Change { index: *index, terms });
-                        }
-                        Place::Stream(_, task) => {
-                            task.abort();
-                            gone.push(position);
-                        }
-                    }
+        for standing in &mut self.all {
+            match wanted.iter().find(|wanted| wanted.is_same_socket(&standing.listener)) {
+                None if standing.is_removed => {}
+                None => {
+                    changed.push(format!("listener {} removed", standing.listener.name()));
+                    standing.remove(crew);
                 }
-                continue;
-            };
-            if *now == standing.listener && !standing.is_removed {
-                continue;
-            }
-            changed.push(format!("listener {} {}", now.name(), if standing.is_removed { "added" } else { "changed" }));
-            standing.is_removed = false;
-            standing.listener = now.clone();
-            match (&mut standing.place, now.kind) {
-                (Place::Udp(index), ListenerKind::Udp(accept) | ListenerKind::Stream(accept)) => {
-                    let terms = Terms::open(accept);
-                    crew.tell_listening(|| Listening::Change { index: *index, terms });
+                Some(now) if *now == standing.listener && !standing.is_removed => {}
+                Some(now) => {
+                    let what = if standing.is_removed { "added" } else { "changed" };
+                    changed.push(format!("listener {} {what}", now.name()));
+                    standing.speak(crew, &self.door, now);
                 }
-                (Place::Stream(socket, task), _) => match socket.try_clone() {
-                    Ok(another) => {
-                        task.abort();
-                        *task = self.door.serve(now, another);
-                    }
-                    Err(error) => warn!(%error, address = %now.address, "a listener answers what it did before"),
-                },
             }
         }
-        for position in gone.into_iter().rev() {
-            self.all.remove(position);
-        }
+        self.all.retain(|standing| !(standing.is_removed && matches!(standing.place, Place::Stream(..))));
+        changed.extend(self.begin_prepared(crew, prepared));
+        changed
+    }
+
+    /// Serves what was opened.
+    fn begin_prepared(&mut self, crew: &Crew, prepared: Prepared) -> Vec<String> {
+        let mut added = Vec::new();
         let Prepared { udp, streams } = prepared;
         for (listener, index) in udp {
-            let (ListenerKind::Udp(accept) | ListenerKind::Stream(accept)) = listener.kind;
-            crew.tell_listening(|| Listening::Change { index, terms: Terms::open(accept) });
-            changed.push(format!("listener {} added", listener.name()));
+            let terms = Terms::open(listener.kind.accept());
+            crew.tell_listening(|| Listening::Change { index, terms });
+            added.push(format!("listener {} added", listener.name()));
             self.add(listener, Place::Udp(index));
         }
         for (listener, socket) in streams {
             let name = listener.name();
             match self.accept(listener, socket) {
-                Ok(()) => changed.push(format!("listener {name} added")),
+                Ok(()) => added.push(format!("listener {name} added")),
                 Err(error) => error!(%error, listener = name, "a listener is not served"),
             }
         }
-        changed
+        added
     }
 
     /// The listeners in words; those that were removed say so.
@@ -318,12 +330,12 @@ impl Listeners {
 
     /// The ports of datagrams that are open.
     pub(super) fn udp_ports(&self) -> Vec<u16> {
-        self.all.iter().filter(|it| is_udp(&it.listener)).map(|it| it.listener.address.port()).collect()
+        self.all.iter().filter(|it| it.listener.is_udp()).map(|it| it.listener.address.port()).collect()
     }
 
     /// The ports of streams that are open.
     pub(super) fn stream_ports(&self) -> Vec<u16> {
-        self.all.iter().filter(|it| !is_udp(&it.listener)).map(|it| it.listener.address.port()).collect()
+        self.all.iter().filter(|it| !it.listener.is_udp()).map(|it| it.listener.address.port()).collect()
     }
 
     /// Those that were removed and may still have calls.
@@ -373,12 +385,4 @@ fn begin(crew: &Crew, index: u16, group: Vec<Queues>, terms: Terms) -> io::Resul
         asked.push(from);
     }
     asked.into_iter().try_for_each(|from| from.recv_timeout(REPORT_PATIENCE).map_err(|_| silent())?)
-}
-
-fn is_udp(listener: &Listener) -> bool {
-    matches!(listener.kind, ListenerKind::Udp(_))
-}
-
-fn same_socket(one: &Listener, other: &Listener) -> bool {
-    one.address == other.address && is_udp(one) == is_udp(other)
 }

@@ -198,6 +198,11 @@ impl<D: Datagrams> Worker<D> {
 
     /// Whether a removed listener has nothing to say to a client: it has no call there.
     pub(super) fn is_closed_to(&self, terms: Terms, client: &FiveTuple) -> bool {
-        terms.calls_alone && !self.server.has_allocation(client) && !self.server.is_elsewhere(client)
+        terms.calls_alone && self.is_stranger(client)
+    }
+
+    /// Whether a client has no allocation, here or at another worker.
+    pub(super) fn is_stranger(&self, client: &FiveTuple) -> bool {
+        !self.server.has_allocation(client) && !self.server.is_elsewhere(client)
     }
 }

@@ -37,6 +37,10 @@ impl Backend {
         [("auto", Self::Auto), ("epoll", Self::Epoll), ("io-uring", Self::IoUring)];
 }
 
+/// The ports of `stun:` and `turn:` URLs, and of `stuns:` and `turns:` ones (RFC 7064 section 3.2, RFC 7065 section 3.2).
+pub const PORT: u16 = 3478;
+pub const TLS_PORT: u16 = 5349;
+
 /// A socket that clients reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -52,6 +56,16 @@ impl Listener {
     pub fn name(&self) -> String {
         format!("{} {}", self.kind.name(), self.address)
     }
+
+    /// Whether clients send it datagrams.
+    pub fn is_udp(&self) -> bool {
+        self.kind.is_udp()
+    }
+
+    /// Whether both are one socket, whatever they speak there.
+    pub fn is_same_socket(&self, other: &Self) -> bool {
+        self.address == other.address && self.is_udp() == other.is_udp()
+    }
 }
 
 /// What a listener speaks.
@@ -62,6 +76,20 @@ pub enum ListenerKind {
 }
 
 impl ListenerKind {
+    /// Whether clients send datagrams.
+    pub fn is_udp(self) -> bool {
+        match self {
+            Self::Udp(_) => true,
+            Self::Stream(_) => false,
+        }
+    }
+
+    /// With or without TLS or DTLS.
+    pub fn accept(self) -> Accept {
+        let (Self::Udp(accept) | Self::Stream(accept)) = self;
+        accept
+    }
+
     /// In a word: what clients speak there.
     pub fn name(self) -> &'static str {
         match self {

@@ -104,10 +104,7 @@ impl<D: Datagrams> Worker<D> {
                 continue;
             }
             let (client, terms) = (listener.five_tuple(meta.from, meta.to), listener.terms);
-            if taken.strangers_max < taken.count
-                && !self.server.has_allocation(&client)
-                && !self.server.is_elsewhere(&client)
-            {
+            if taken.strangers_max < taken.count && self.is_stranger(&client) {
                 strangers += 1;
                 if strangers > taken.strangers_max {
                     self.statistics.requests_shed += 1;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::Finding;
 use crate::net::socket::{OpenError, Reason};
 use crate::net::socket::{UdpOptions, open_tcp_listener, open_udp_listeners};
-use crate::worker::settings::{Listener, ListenerKind};
+use crate::worker::settings::Listener;
 
 const CHECK: &str = "listener";
 
@@ -14,7 +14,7 @@ const CHECK: &str = "listener";
 pub(super) fn listeners(listeners: &[Listener]) -> Vec<Finding> {
     let one = |listener: &Listener| {
         let name = format!("{} {}", listener.kind.name(), listener.address);
-        let is_udp = matches!(listener.kind, ListenerKind::Udp(_));
+        let is_udp = listener.is_udp();
         let opened = if is_udp {
             open_udp_listeners(listener.address, 1, &UdpOptions::LISTENER).map(drop)
         } else {

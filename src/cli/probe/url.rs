@@ -1,5 +1,7 @@
 //! The URLs of RFC 7064 and RFC 7065.
 
+use crate::worker::settings::{PORT, TLS_PORT};
+
 /// What carries the messages to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carrier {
@@ -48,7 +50,7 @@ impl Url {
             }
             _ => return Err(format!("\"?{query}\" is unknown, expected ?transport=udp or ?transport=tcp")),
         };
-        let default_port = if secure { 5349 } else { 3478 };
+        let default_port = if secure { TLS_PORT } else { PORT };
         let (host, port) = split_port(address, default_port).ok_or_else(|| {
             format!("\"{address}\" is no host and port, expected example.org, 192.0.2.1:3478 or [2001:db8::1]:3478")
         })?;
