@@ -166,8 +166,11 @@ impl Snapshot {
         let bytes = bytes.map(|(direction, count)| ([("direction", direction)], count));
         page.counters("data_connection_bytes", "Application data relayed over TCP connections with peers", bytes)?;
         self.by_transport(page)?;
-        let dropped = DropReason::ALL
-            .map(|reason| ([("reason", reason.name())], self.sum(|worker| worker.counters.dropped(reason))));
+        let dropped = DropReason::ALL.map(|reason| {
+            // What the programs do not let through the sockets would not have.
+            let in_kernel = if reason == DropReason::DataRate { kernel(Total::DataRate) } else { 0 };
+            ([("reason", reason.name())], self.sum(|worker| worker.counters.dropped(reason)) + in_kernel)
+        });
         page.counters("dropped", "Datagrams and messages that nothing was sent for, by reason", dropped)?;
         page.counter(
             "credential_failures",

@@ -13,6 +13,7 @@ use super::attach::{Attachments, Method};
 use super::counts::Tallies;
 use super::flow::{Flow, FlowRecord, Traffic};
 use super::leftovers::remove_leftovers;
+use super::meters::{Meter, Meters};
 use super::programs::{LoadError, Programs, States, TC, XDP};
 use super::settings::{Mode, Settings};
 use super::ways::{Destination, Direction, INTERVAL, Ways};
@@ -21,6 +22,8 @@ use super::ways::{Destination, Direction, INTERVAL, Ways};
 const MARGIN: Duration = Duration::from_millis(20);
 /// How long a grace period is waited for where the kernel cannot tell of its end; no program runs for a millisecond.
 const GRACE: Duration = Duration::from_millis(100);
+/// How often two clocks are read until they are read at the same time.
+const CLOCK_READINGS: usize = 16;
 
 /// Why the kernel carries nothing.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ pub struct Offload {
     requests: Sender<Request>,
     free: Arc<Mutex<Vec<u32>>>,
     states: Arc<States>,
+    meters: Arc<Meters>,
     tallies: Arc<Tallies>,
     clock: Clock,
     with_loopback: bool,
@@ -90,17 +94,20 @@ pub enum Total {
     NoRoom,
     Unproven,
     Sample,
+    Contended,
     HopLimit,
     Failed,
+    DataRate,
 }
 
 impl Total {
-    const COUNT: usize = Self::Failed as usize + 1;
+    const COUNT: usize = Self::DataRate as usize + 1;
 
     /// What is left to the sockets, with its names in metrics: the flow's time is over; ChannelData does not fill its
     /// datagram; a checksum is missing or unfinished; there is no route or no neighbour; the way's MTU is too small; the
-    /// buffer has no room; nothing has come yet from where it goes to; it is this one's turn, every 15 seconds.
-    pub const PASSED: [(Self, &'static str); 8] = [
+    /// buffer has no room; nothing has come yet from where it goes to; it is this one's turn, every 15 seconds; others
+    /// take of the allocation's tokens at this instant.
+    pub const PASSED: [(Self, &'static str); 9] = [
         (Self::Expired, "expired"),
         (Self::Length, "length"),
         (Self::Checksum, "checksum"),
@@ -109,10 +116,12 @@ impl Total {
         (Self::NoRoom, "no_room"),
         (Self::Unproven, "unproven"),
         (Self::Sample, "sample"),
+        (Self::Contended, "contended"),
     ];
 
-    /// What nobody gets: it has come too far, or its buffer failed half way.
-    pub const DROPPED: [(Self, &'static str); 2] = [(Self::HopLimit, "hop_limit"), (Self::Failed, "failed")];
+    /// What nobody gets: it has come too far, its buffer failed half way, or it is beyond what the allocation may carry.
+    pub const DROPPED: [(Self, &'static str); 3] =
+        [(Self::HopLimit, "hop_limit"), (Self::Failed, "failed"), (Self::DataRate, "data_rate")];
 }
 
 enum Request {
@@ -135,7 +144,7 @@ impl Offload {
         let mut ways = Ways::new(programs.ways_max()).map_err(StartError::Host)?;
         let with_loopback = settings.with_loopback();
         ways.use_loopback(with_loopback);
-        let states = Arc::clone(&programs.states);
+        let (states, meters) = (Arc::clone(&programs.states), Arc::clone(&programs.meters));
         let (sender, requests) = channel();
         let free = Arc::new(Mutex::new((0..states.len()).rev().collect()));
         let tallies = Arc::new(Tallies::new(states.len()));
@@ -144,6 +153,7 @@ impl Offload {
             requests: sender,
             free: Arc::clone(&free),
             states,
+            meters,
             tallies: Arc::clone(&tallies),
             clock,
             with_loopback,
@@ -170,6 +180,16 @@ impl Offload {
     /// Whether it takes what goes from this host to itself.
     pub fn has_loopback(&self) -> bool {
         self.with_loopback
+    }
+
+    /// Buckets for an allocation; `None` when it has no room for one more.
+    pub fn meter(&self) -> Option<Meter> {
+        self.meters.open()
+    }
+
+    /// When the clock of [`Meter::full_at`] was zero.
+    pub fn epoch(&self) -> Option<Instant> {
+        self.clock.instant.checked_sub(Duration::from_nanos(self.clock.nanos))
     }
 
     /// Has the kernel carry a flow from now on, until then; `None` when it has no room for one more.
@@ -240,14 +260,21 @@ struct Clock {
 
 impl Clock {
     fn new() -> io::Result<Self> {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` outlives the call and has the layout that it fills.
-        if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
-            return Err(io::Error::last_os_error());
+        let mut attempts = 0;
+        loop {
+            let before = Instant::now();
+            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: `time` outlives the call and has the layout that it fills.
+            if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // Read in this order, so that no deadline is late; again when something has come in between.
+            let instant = Instant::now();
+            attempts += 1;
+            if attempts == CLOCK_READINGS || instant.saturating_duration_since(before) < Duration::from_micros(10) {
+                return Ok(Self { instant, nanos: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 });
+            }
         }
-        // Read in this order, so that no deadline is late.
-        let instant = Instant::now();
-        Ok(Self { instant, nanos: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 })
     }
 
     /// The deadline for a flow that is open until then.

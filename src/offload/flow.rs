@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::meters::MeterId;
 use crate::address::{ClientAddr, Family, PeerAddr, RelayedAddr, ServerAddr};
 
 /// An open channel of a client that is reached by UDP.
@@ -14,6 +15,8 @@ pub struct Flow {
     pub peer: PeerAddr,
     /// Where it goes on, when the peer is a relayed address of this server.
     pub hop: Option<Hop>,
+    /// What its packets take tokens from; `None` where nothing is limited.
+    pub meter: Option<MeterId>,
 }
 
 /// The way from one allocation of this server to another.
@@ -94,7 +97,7 @@ pub(super) struct FlowRecord {
     pub(super) peer: Key,
     hop: Key,
     hops: u32,
-    unused: u32,
+    meter: u32,
 }
 
 impl FlowRecord {
@@ -102,13 +105,14 @@ impl FlowRecord {
     pub(super) fn new(flow: &Flow) -> Option<Self> {
         let (relayed, peer) = (flow.relayed.socket_addr(), flow.peer.socket_addr());
         let client = Key::new(flow.server.socket_addr(), flow.client.socket_addr(), flow.channel)?;
+        let meter = flow.meter.map_or(0, MeterId::number);
         let Some(hop) = flow.hop else {
             let peer = Key::new(relayed, peer, FROM_NETWORK)?;
-            return Some(Self { client, peer, ..Self::default() });
+            return Some(Self { client, peer, meter, ..Self::default() });
         };
         let peer = Key::new(relayed, peer, FROM_RELAY)?;
         let hop = Key::new(hop.relayed.socket_addr(), hop.from.socket_addr(), FROM_RELAY)?;
-        Some(Self { client, peer, hop, hops: 1, unused: 0 })
+        Some(Self { client, peer, hop, hops: 1, meter })
     }
 }
 
@@ -193,6 +197,7 @@ mod tests {
             relayed: RelayedAddr::new(v6),
             peer: PeerAddr::new(v6),
             hop: None,
+            meter: None,
         };
         assert!(FlowRecord::new(&flow).is_some());
         assert_eq!(FlowRecord::new(&Flow { peer: PeerAddr::new(v4), ..flow }), None);

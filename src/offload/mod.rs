@@ -8,6 +8,8 @@
 //! - [`control`]: the thread that writes the maps, and the handle of it that workers have.
 //! - `programs`: the programs and the maps in the kernel; `attach`: on which interfaces they are.
 //! - `counts`: what flows have carried.
+//! - [`meters`]: what allocations may carry.
+//! - `mapped`: maps in memory.
 //! - `ethtool`, `watch`: what drivers count of failures, and when that is too much.
 //! - `ways`: routes, interfaces and neighbours, by `netlink`.
 //! - `leftovers`: what a killed daemon has left on interfaces.
@@ -20,6 +22,8 @@ mod counts;
 mod ethtool;
 pub mod flow;
 mod leftovers;
+mod mapped;
+pub mod meters;
 mod netlink;
 mod privilege;
 mod programs;
@@ -31,11 +35,14 @@ pub use attach::Method;
 pub use control::{FlowId, Notify, Offload, Report, StartError, Total};
 pub use flow::{Flow, Hop, Traffic};
 pub use leftovers::remove_leftovers;
+pub use meters::{Meter, MeterId};
 pub use privilege::drop_capabilities;
 pub use settings::{Mode, Settings};
 
 #[cfg(test)]
 mod golden_tests;
+#[cfg(test)]
+mod meter_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]

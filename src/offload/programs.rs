@@ -1,9 +1,5 @@
 //! The programs and their maps, in the kernel.
 
-use std::io;
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -13,6 +9,8 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::counts::Counts;
 use super::flow::{Counters, FlowRecord, Key, Traffic, Way};
+use super::mapped::{Mapped, Shared};
+use super::meters::Meters;
 use super::ways::Direction;
 
 /// What clang makes of `ebpf/relay.c`.
@@ -79,6 +77,7 @@ pub(super) struct Programs {
     counts: Counts,
     totals: PerCpuArray<MapData, u64>,
     pub(super) states: Arc<States>,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Programs {
@@ -88,17 +87,17 @@ impl Programs {
         let entries = 2 * flows;
         let mut loader = EbpfLoader::new();
         loader.btf(None);
-        for (name, size) in
-            [("entries", entries), ("flows", flows), ("states", flows), ("counts", flows), ("ways", WAYS)]
-        {
-            loader.map_max_entries(name, size);
+        loader.map_max_entries("entries", entries).map_max_entries("ways", WAYS);
+        for name in ["flows", "states", "counts", "meters"] {
+            loader.map_max_entries(name, flows);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::new("make the maps")(error.into()))?;
         for name in kind {
             load_program(&mut ebpf, name)?;
         }
-        let states = States::map(take(&mut ebpf, "states")?, flows)
-            .map_err(|error| LoadError::new("map the flows' states into memory")(error.into()))?;
+        let unmapped = |error: std::io::Error| LoadError::new("map states and meters into memory")(error.into());
+        let states = Mapped::new(take(&mut ebpf, "states")?, flows).map_err(unmapped)?;
+        let meters = Mapped::new(take(&mut ebpf, "meters")?, flows).map_err(unmapped)?;
         let refuse = |error: aya::maps::MapError| LoadError::new("use the maps")(error.into());
         Ok(Self {
             entries: take(&mut ebpf, "entries")?.try_into().map_err(refuse)?,
@@ -106,7 +105,8 @@ impl Programs {
             ways: take(&mut ebpf, "ways")?.try_into().map_err(refuse)?,
             counts: Counts::new(take(&mut ebpf, "counts")?).map_err(refuse)?,
             totals: take(&mut ebpf, "totals")?.try_into().map_err(refuse)?,
-            states: Arc::new(states),
+            states: Arc::new(States(states)),
+            meters: Meters::new(meters),
             ebpf,
         })
     }
@@ -184,16 +184,14 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     ebpf.take_map(name).ok_or_else(|| LoadError::missing(name))
 }
 
-/// The states of all flows, in memory that the programs read: any thread changes them by one store.
+/// The states of all flows: any thread changes them by one store.
 #[derive(Debug)]
-pub(super) struct States {
-    first: NonNull<State>,
-    len: NonZeroUsize,
-}
+pub(super) struct States(Mapped<State>);
 
 /// `struct state`.
+#[derive(Debug)]
 #[repr(C)]
-pub(super) struct State {
+struct State {
     deadline: AtomicU64,
     to_peer: AtomicU32,
     to_client: AtomicU32,
@@ -201,65 +199,33 @@ pub(super) struct State {
     from_peer: AtomicU64,
 }
 
-// SAFETY: the memory is shared with the kernel and holds atomics alone; it is unmapped when the last user is gone.
-unsafe impl Send for States {}
-// SAFETY: as above.
-unsafe impl Sync for States {}
+// SAFETY: `struct state`, of atomics alone.
+unsafe impl Shared for State {}
 
 impl States {
-    fn map(map: Map, len: u32) -> io::Result<Self> {
-        let Map::Array(map) = map else { return Err(io::ErrorKind::InvalidInput.into()) };
-        let len = NonZeroUsize::new(len as usize).ok_or(io::ErrorKind::InvalidInput)?;
-        let bytes = len.get() * size_of::<State>();
-        // The mapping outlives the descriptor.
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping of the map's whole memory; the kernel checks descriptor and length.
-        let address = unsafe {
-            libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, map.fd().as_fd().as_raw_fd(), 0)
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let first = NonNull::new(address.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { first, len })
-    }
-
     /// How many flows there can be.
     pub(super) fn len(&self) -> u32 {
-        self.len.get() as u32
-    }
-
-    fn of(&self, index: u32) -> &State {
-        assert!((index as usize) < self.len.get(), "flow {index} of {}", self.len);
-        // SAFETY: within the mapping, which lives as long as `self`, and all-zero bytes are a State.
-        unsafe { self.first.add(index as usize).as_ref() }
+        self.0.len()
     }
 
     /// Carries the flow until then, in nanoseconds of CLOCK_MONOTONIC; 0 is not at all.
     pub(super) fn set_deadline(&self, index: u32, nanos: u64) {
-        self.of(index).deadline.store(nanos, Ordering::Release);
+        self.0.of(index).deadline.store(nanos, Ordering::Release);
     }
 
     /// What comes from the client, and from the peer, is carried until then; 0 is until one has been seen.
     pub(super) fn set_seen(&self, index: u32, from_client: u64, from_peer: u64) {
-        let state = self.of(index);
+        let state = self.0.of(index);
         state.from_client.store(from_client, Ordering::Release);
         state.from_peer.store(from_peer, Ordering::Release);
     }
 
     /// Sends the flow's packets in a direction by this way; 0 is none.
     pub(super) fn set_way(&self, index: u32, direction: Direction, way: u32) {
-        let state = self.of(index);
+        let state = self.0.of(index);
         match direction {
             Direction::ToPeer => state.to_peer.store(way, Ordering::Release),
             Direction::ToClient => state.to_client.store(way, Ordering::Release),
         }
-    }
-}
-
-impl Drop for States {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `map` made, and nobody has a reference into it any more.
-        unsafe { libc::munmap(self.first.as_ptr().cast(), self.len.get() * size_of::<State>()) };
     }
 }

@@ -1,12 +1,15 @@
 //! Random packets on random tables: the programs do what a model of the socket path does, and count the same.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::flow::{Flow, FlowRecord, Hop, Traffic};
+use super::meters::{Meter, MeterId};
 use super::test_bench::*;
 use super::test_packets::Packet;
 use crate::address::{PeerAddr, RelayedAddr};
@@ -30,6 +33,80 @@ struct Row {
     /// 1500 bytes, 600 bytes, none, or one that is not written.
     to_peer: u32,
     to_client: u32,
+}
+
+/// An allocation's buckets before a packet comes.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    id: MeterId,
+    /// Packets and bytes a second; so many that no packet of these tests costs more than a fifth of a second.
+    rates: [u32; 2],
+    /// Of each direction.
+    fill: [[Fill; 2]; 2],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fill {
+    Full,
+    Half,
+    Empty,
+}
+
+impl Fill {
+    /// When it is full again.
+    fn full_at(self, time: u64) -> u64 {
+        match self {
+            Self::Full => 0,
+            Self::Half => time + SECOND / 2,
+            Self::Empty => time + 3600 * SECOND,
+        }
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What is taken of a bucket: whose, in which direction, of packets or of bytes, and how much time it takes to be full
+/// again.
+type Taken = (MeterId, usize, usize, u64);
+
+/// Has the buckets on a packet's way judge it too.
+fn meter(rows: &[Row], budgets: &[Budget], verdict: &mut Verdict) -> Vec<Taken> {
+    let mut taken = Vec::new();
+    let on_the_way = [verdict.to_peer, verdict.to_client];
+    for (direction, row) in on_the_way.into_iter().enumerate() {
+        let Some(id) = row.and_then(|row| rows[row].flow.meter) else { continue };
+        let budget = budgets.iter().find(|budget| budget.id == id).unwrap();
+        for (kind, tokens) in [1, verdict.len].into_iter().enumerate() {
+            if budget.rates[kind] == 0 {
+                continue;
+            }
+            if budget.fill[direction][kind] == Fill::Empty {
+                // What the first of two allocations has sent is sent.
+                let to_peer = if direction == 1 { verdict.to_peer } else { None };
+                *verdict = Verdict { expected: Expected::Dropped, to_peer, to_client: None, len: verdict.len };
+                return taken;
+            }
+            taken.push((id, direction, kind, tokens * SECOND / u64::from(budget.rates[kind])));
+        }
+    }
+    taken
+}
+
+/// Asserts that nothing else was taken, by a program that ran in this time.
+fn check(meters: &[Meter], budgets: &[Budget], taken: &[Taken], began: u64, time: &RangeInclusive<u64>, what: &str) {
+    for (meter, budget) in meters.iter().zip(budgets) {
+        for (direction, kind) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let full_at = meter.full_at()[direction][kind].load(Ordering::Relaxed);
+            let fill = budget.fill[direction][kind];
+            let cost = taken.iter().find(|it| (it.0, it.1, it.2) == (meter.id(), direction, kind)).map(|it| it.3);
+            let before = fill.full_at(began);
+            let is_right = match cost {
+                Some(cost) => (before.max(*time.start()) + cost..=before.max(*time.end()) + cost).contains(&full_at),
+                None => full_at == before,
+            };
+            assert!(is_right, "{what}: {budget:?} {direction} {kind}, {full_at} after {cost:?} since {began}");
+        }
+    }
 }
 
 /// What becomes of a packet, and which rows count it to the peer and to the client.
@@ -112,6 +189,12 @@ fn judge(rows: &[Row], packet: &Packet) -> Option<Verdict> {
     Some(Verdict { expected: Expected::Packet(sent), to_peer, to_client, len })
 }
 
+fn random_budget(rng: &mut StdRng, id: MeterId) -> Budget {
+    let fill = |rng: &mut StdRng| *[Fill::Full, Fill::Full, Fill::Half, Fill::Half, Fill::Empty].choose(rng).unwrap();
+    let rates = [*[0, 5, 1000, u32::MAX].choose(rng).unwrap(), *[0, 8000, 1_000_000, u32::MAX].choose(rng).unwrap()];
+    Budget { id, rates, fill: [[fill(rng), fill(rng)], [fill(rng), fill(rng)]] }
+}
+
 fn random_flow(rng: &mut StdRng) -> Flow {
     let client = *CLIENTS.choose(rng).unwrap();
     let server = if at(client).is_ipv4() { SERVER4 } else { SERVER6 };
@@ -125,11 +208,11 @@ fn random_flow(rng: &mut StdRng) -> Flow {
     Flow { channel, ..flow(client, server, if at(peer).is_ipv4() { RELAYED4 } else { RELAYED6 }, peer) }
 }
 
-fn random_row(rng: &mut StdRng) -> Row {
+fn random_row(rng: &mut StdRng, meters: &[Meter]) -> Row {
     let seen = |rng: &mut StdRng| *[0, PAST, FOREVER, FOREVER, FOREVER, FOREVER, FOREVER].choose(rng).unwrap();
     let way = |rng: &mut StdRng| *[0, 1, 1, 1, 1, 2, 9].choose(rng).unwrap();
     Row {
-        flow: random_flow(rng),
+        flow: Flow { meter: if rng.random() { meters.choose(rng).map(Meter::id) } else { None }, ..random_flow(rng) },
         deadline: if rng.random_ratio(1, 8) { 0 } else { FOREVER },
         from_client: seen(rng),
         from_peer: seen(rng),
@@ -184,13 +267,22 @@ fn spoil(rng: &mut StdRng, packet: &mut Packet) {
     }
 }
 
-fn write(bench: &Bench, rows: &[Row]) {
+/// Returns the time that the buckets are written for.
+fn write(bench: &Bench, rows: &[Row], meters: &[Meter], budgets: &[Budget]) -> u64 {
     for (index, row) in rows.iter().enumerate() {
         let index = index as u32;
         bench.programs.states.set_deadline(index, row.deadline);
         bench.programs.states.set_seen(index, row.from_client, row.from_peer);
         bench.set_ways(index, row.to_peer, row.to_client);
     }
+    let time = monotonic_now();
+    for (meter, Budget { rates, fill, .. }) in meters.iter().zip(budgets) {
+        meter.set_rate(rates[0], rates[1]);
+        for (full_at, fill) in meter.full_at().iter().flatten().zip(fill.iter().flatten()) {
+            full_at.store(fill.full_at(time), Ordering::Relaxed);
+        }
+    }
+    time
 }
 
 #[test]
@@ -198,22 +290,28 @@ fn whatever_comes_the_programs_do_what_the_model_does() {
     let mut outcomes = [0; 3];
     for seed in 0..TABLES {
         let mut rng = StdRng::seed_from_u64(seed);
-        let rows: Vec<_> = (0..rng.random_range(1..8)).map(|_| random_row(&mut rng)).collect();
         let Some(mut bench) = Bench::with(&[]) else { return };
+        let meters = [(); 3].map(|()| bench.programs.meters.open().unwrap());
+        let rows: Vec<_> = (0..rng.random_range(1..8)).map(|_| random_row(&mut rng, &meters)).collect();
         for (index, row) in rows.iter().enumerate() {
             bench.programs.insert(index as u32, &FlowRecord::new(&row.flow).unwrap()).unwrap();
         }
         let mut counts = vec![Traffic::default(); rows.len()];
         for _ in 0..PACKETS {
             let packet = random_packet(&mut rng, &rows);
-            let Verdict { expected, to_peer, to_client, len } = model(&rows, &packet);
+            let budgets = meters.each_ref().map(|meter| random_budget(&mut rng, meter.id()));
+            let mut verdict = model(&rows, &packet);
+            let taken = meter(&rows, &budgets, &mut verdict);
+            let Verdict { expected, to_peer, to_client, len } = verdict;
             outcomes[expected.kind()] += 1;
             let frame = packet.frame();
             for is_xdp in [false, true] {
-                write(&bench, &rows);
+                let began = write(&bench, &rows, &meters, &budgets);
                 let fate = if is_xdp { bench.xdp(&frame) } else { bench.tc(&frame) };
                 let what = if is_xdp { "XDP" } else { "tc" };
-                assert_eq!(tidy(fate, is_xdp), expected.fate(), "{what}, seed {seed}: {packet:?}\non {rows:#?}");
+                let what = format!("{what}, seed {seed}: {packet:?}\non {rows:#?}");
+                assert_eq!(tidy(fate, is_xdp), expected.fate(), "{what}\n{budgets:#?}");
+                check(&meters, &budgets, &taken, began, &(began..=monotonic_now()), &what);
                 if let Some(row) = to_peer {
                     counts[row] += Traffic { packets_to_peer: 1, bytes_to_peer: len, ..Traffic::default() };
                 }

@@ -65,12 +65,16 @@ impl Bench {
     pub(super) fn with(flows: &[Flow]) -> Option<Self> {
         let mut bench = Self::new()?;
         for (index, flow) in flows.iter().enumerate() {
-            bench.programs.insert(index as u32, &FlowRecord::new(flow).unwrap()).unwrap();
-            bench.programs.states.set_deadline(index as u32, FOREVER);
-            bench.programs.states.set_seen(index as u32, FOREVER, FOREVER);
-            bench.set_ways(index as u32, 1, 1);
+            bench.carry(index as u32, flow);
         }
         Some(bench)
+    }
+
+    pub(super) fn carry(&mut self, index: u32, flow: &Flow) {
+        self.programs.insert(index, &FlowRecord::new(flow).unwrap()).unwrap();
+        self.programs.states.set_deadline(index, FOREVER);
+        self.programs.states.set_seen(index, FOREVER, FOREVER);
+        self.set_ways(index, 1, 1);
     }
 
     pub(super) fn set_ways(&self, index: u32, to_peer: u32, to_client: u32) {
@@ -109,6 +113,14 @@ impl Bench {
         assert_eq!(tidy(self.tc(&frame), false), expected.fate(), "tc, {packet:?}");
         assert_eq!(tidy(self.xdp(&frame), true), expected.fate(), "XDP, {packet:?}");
     }
+}
+
+/// The programs' precise clock.
+pub(super) fn monotonic_now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` outlives the call and has the layout that it fills.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) }, 0);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn is_root() -> bool {
@@ -179,6 +191,7 @@ pub(super) fn flow(client: &str, server: &str, relayed: &str, peer: &str) -> Flo
         relayed: RelayedAddr::new(at(relayed)),
         peer: PeerAddr::new(at(peer)),
         hop: None,
+        meter: None,
     }
 }
 

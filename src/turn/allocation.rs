@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use super::effect::{RelaySource, Traffic};
 use super::ids::{RelayTransport, Route};
-use super::meter::{Direction, Meter};
+use super::meter::{Direction, Meter, SharedBuckets};
 use super::mobility::Mobility;
 use super::peer_connections::PeerConnections;
 use super::peer_policy::{PermittedPeer, Reach};
@@ -193,6 +193,16 @@ impl Allocation {
         let (own, user) = (limits.allocation_rate, limits.user_rate);
         (!own.is_limited() || self.meter.get_or_insert_default().take(now, own, way, len))
             && (!user.is_limited() || self.quota.meter.as_ref().is_none_or(|meter| meter.take(now, user, way, len)))
+    }
+
+    /// Whether its user's limit on data concerns it.
+    pub(super) fn is_metered_by_user(&self, limits: &Limits) -> bool {
+        limits.user_rate.is_limited() && self.quota.meter.is_some()
+    }
+
+    /// Has it take from buckets that another data path takes from too.
+    pub(super) fn share_meter(&mut self, buckets: Box<dyn SharedBuckets>, epoch: Instant) {
+        self.meter.get_or_insert_default().share(buckets, epoch);
     }
 
     /// How many bytes of its data connections may pass now, by the limits of the allocation and of its user.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::authorization::Application;
 use super::ids::{AllocationId, PeerConnectionId, RelayId, Route, WorkerId};
 use super::session::SessionId;
+use super::settings::DataRate;
 use crate::address::{FiveTuple, PeerAddr, RelayedAddr};
 use crate::stun::channel_data::ChannelNumber;
 
@@ -102,6 +103,8 @@ pub struct ChannelPath {
     pub route: Route,
     pub relayed: RelayedAddr,
     pub beyond: Beyond,
+    /// What the allocation may carry in each direction, all of its channels and indications together.
+    pub rate: DataRate,
 }
 
 /// What is at the address of a peer.

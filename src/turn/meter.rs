@@ -16,6 +16,18 @@ pub(super) enum Direction {
     ToClient,
 }
 
+/// The instants at which buckets are full again, in nanoseconds behind an epoch: packets and bytes to peers, packets and
+/// bytes to the client.
+pub type Buckets = [[AtomicU64; 2]; 2];
+
+const PACKETS: usize = 0;
+const BYTES: usize = 1;
+
+/// Buckets that another data path takes from as well.
+pub trait SharedBuckets: std::fmt::Debug + Send + Sync {
+    fn buckets(&self) -> &Buckets;
+}
+
 /// Token buckets of bytes and packets for each direction, as instants at which they are full again.
 ///
 /// Nothing waits here: a datagram beyond the rate is dropped, as at any bottleneck that real-time media expects. The data
@@ -23,17 +35,28 @@ pub(super) enum Direction {
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     epoch: OnceLock<Instant>,
-    bytes: [AtomicU64; 2],
-    packets: [AtomicU64; 2],
+    own: Buckets,
+    shared: Option<Box<dyn SharedBuckets>>,
 }
 
 impl Meter {
+    /// Takes from these buckets from now on, which hold then what its own ones do.
+    pub(super) fn share(&mut self, buckets: Box<dyn SharedBuckets>, epoch: Instant) {
+        let old = *self.epoch.get_or_init(|| epoch);
+        let from = self.shared.as_ref().map_or(&self.own, |shared| shared.buckets());
+        for (from, to) in from.iter().flatten().zip(buckets.buckets().iter().flatten()) {
+            let full_at = old + Duration::from_nanos(from.load(Ordering::Relaxed));
+            to.store(full_at.saturating_duration_since(epoch).as_nanos() as u64, Ordering::Relaxed);
+        }
+        (self.epoch, self.shared) = (OnceLock::from(epoch), Some(buckets));
+    }
+
     /// Takes tokens for a datagram; false when it is one too many.
     pub(super) fn take(&self, now: Instant, rate: DataRate, direction: Direction, len: usize) -> bool {
         let now = self.nanos(now);
-        let direction = direction as usize;
-        take(&self.packets[direction], now, 1, rate.packets_per_second)
-            && take(&self.bytes[direction], now, len as u64, rate.bytes_per_second)
+        let buckets = self.of(direction);
+        take(&buckets[PACKETS], now, 1, rate.packets_per_second)
+            && take(&buckets[BYTES], now, len as u64, rate.bytes_per_second)
     }
 
     /// How many bytes of a connection may pass now; a connection has no packets to be counted.
@@ -42,7 +65,7 @@ impl Meter {
             return u64::MAX;
         }
         let (now, depth) = (self.nanos(now), DEPTH.as_nanos() as u64);
-        let used = self.bytes[direction as usize].load(Ordering::Relaxed).saturating_sub(now);
+        let used = self.of(direction)[BYTES].load(Ordering::Relaxed).saturating_sub(now);
         let free = depth.saturating_sub(used);
         (u128::from(free) * u128::from(rate.bytes_per_second) / 1_000_000_000) as u64
     }
@@ -51,9 +74,13 @@ impl Meter {
     pub(super) fn charge(&self, now: Instant, rate: DataRate, direction: Direction, bytes: u64) {
         let Some(cost) = bytes.saturating_mul(1_000_000_000).checked_div(rate.bytes_per_second.into()) else { return };
         let now = self.nanos(now);
-        let full_at = &self.bytes[direction as usize];
+        let full_at = &self.of(direction)[BYTES];
         let next = |full_at: u64| Some(full_at.max(now).saturating_add(cost));
         let _always = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    fn of(&self, direction: Direction) -> &[AtomicU64; 2] {
+        &self.shared.as_ref().map_or(&self.own, |shared| shared.buckets())[direction as usize]
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -105,6 +132,33 @@ mod tests {
         assert_eq!(meter.room(at(500), rate, Direction::ToPeers), 0, "5000 were owed");
         assert_eq!(meter.room(at(600), rate, Direction::ToPeers), 1000);
         assert_eq!(meter.room(at(60_000), rate, Direction::ToPeers), 10_000);
+    }
+
+    /// Buckets outside, as those of programs are.
+    #[derive(Debug, Default)]
+    struct Outside(std::sync::Arc<Buckets>);
+
+    impl SharedBuckets for Outside {
+        fn buckets(&self) -> &Buckets {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn shared_buckets_go_on_from_what_was_taken_and_both_sides_take_from_them() {
+        let (mut meter, begin) = (Meter::default(), Instant::now());
+        let rate = DataRate { bytes_per_second: 10_000, packets_per_second: 50 };
+        assert!((0..30).all(|_| meter.take(begin, rate, Direction::ToPeers, 100)));
+        let buckets = std::sync::Arc::<Buckets>::default();
+        // Theirs counts from another instant.
+        let epoch = begin.checked_sub(Duration::from_secs(1000)).unwrap();
+        meter.share(Box::new(Outside(std::sync::Arc::clone(&buckets))), epoch);
+        assert_eq!(buckets[0][PACKETS].load(Ordering::Relaxed), 1_000_600_000_000, "30 of 50 a second");
+        // What is left: 20 packets, of which the other side takes 15.
+        buckets[0][PACKETS].fetch_add(300_000_000, Ordering::Relaxed);
+        assert_eq!(drain(&meter, begin, rate, Direction::ToPeers, 100), 5);
+        assert_eq!(drain(&meter, begin, rate, Direction::ToClient, 100), 50, "the other direction");
+        assert_eq!(drain(&meter, begin + Duration::from_millis(100), rate, Direction::ToPeers, 100), 5);
     }
 
     #[test]

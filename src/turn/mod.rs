@@ -36,6 +36,7 @@ mod testing;
 pub use effect::{Beyond, Effect, Forward, OpenError};
 pub use forward::IcmpError;
 pub use ids::{AllocationId, PeerConnectionId, RelayId, RelayTransport, Route, WorkerId};
+pub use meter::{Buckets, SharedBuckets};
 pub use outcome::{Counters, DropReason, Outcome};
 pub use peer_connections::DataRoom;
 pub use peer_policy::PeerPolicy;

@@ -16,6 +16,7 @@ use super::expiry::Expiry;
 use super::guessing::Guessing;
 use super::ids::{AllocationId, RelayId, RelayTransport, Route, WorkerId};
 use super::live::Live;
+use super::meter::SharedBuckets;
 use super::mobility::Directory;
 use super::outcome::{Counters, DropReason, Outcome};
 use super::peer_connections;
@@ -275,10 +276,11 @@ impl Server {
         Some(self.table.get(relay.allocation)?.relays().get(relay.family)?.address)
     }
 
-    /// Where the data of a channel to a peer goes, while there is an allocation for it and nothing but its end to be watched:
-    /// what is metered passes through here.
+    /// Where the data of a channel to a peer goes, while there is an allocation for it and nothing but its end and its own
+    /// rate to be watched: what a user's allocations share passes through here.
     pub fn channel_path(&self, relay: RelayId, peer: PeerAddr) -> Option<ChannelPath> {
-        let allocation = self.table.get(relay.allocation).filter(|_| !self.settings.limits.meter_data())?;
+        let limits = &self.settings.limits;
+        let allocation = self.table.get(relay.allocation).filter(|it| !it.is_metered_by_user(limits))?;
         let relayed = allocation.relays().get(relay.family)?.address;
         let beyond = match allocation.reach(peer.ip())? {
             Reach::Network => Beyond::Network,
@@ -290,7 +292,15 @@ impl Server {
                 None => Beyond::Nowhere,
             },
         };
-        Some(ChannelPath { client: allocation.client, route: allocation.route, relayed, beyond })
+        let rate = limits.allocation_rate;
+        Some(ChannelPath { client: allocation.client, route: allocation.route, relayed, beyond, rate })
+    }
+
+    /// Has an allocation take from buckets that another data path takes from too, and whose instants count from `epoch`.
+    pub fn share_meter(&mut self, id: AllocationId, buckets: Box<dyn SharedBuckets>, epoch: Instant) {
+        if let Some(allocation) = self.table.get_mut(id) {
+            allocation.share_meter(buckets, epoch);
+        }
     }
 
     /// How a client on a relay of this server knows a relayed address: by the way that was named, its peer's advertised

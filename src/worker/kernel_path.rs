@@ -14,10 +14,11 @@ use super::routes::Way;
 use crate::address::{PeerAddr, RelayedAddr, Transport};
 use crate::net::datagrams::Datagrams;
 use crate::net::socket::{UdpOptions, buffer_sizes, force_buffers};
-use crate::offload::{Flow, FlowId, Hop, Notify, Offload, Traffic};
+use crate::offload::{Flow, FlowId, Hop, Meter, MeterId, Notify, Offload, Traffic};
 use crate::stun::channel_data::ChannelNumber;
 use crate::turn::effect::{ChannelPath, Ended};
-use crate::turn::{self, AllocationId, Beyond, RelayId, Session as LiveSession};
+use crate::turn::settings::DataRate;
+use crate::turn::{self, AllocationId, Beyond, Buckets, RelayId, Session as LiveSession, SharedBuckets};
 
 /// How long the end of flows is waited for when the worker ends. A grace period takes some ten milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,6 +43,19 @@ struct Session {
     carried: Traffic,
     /// What is to be done when no flow is closing.
     waiting: Vec<Waiting>,
+    /// What it may carry, by the sockets and in the kernel. The allocation has it as well; here it stays until no packet is
+    /// on any flow.
+    meter: Option<Arc<Meter>>,
+}
+
+/// The kernel's buckets, for the sockets.
+#[derive(Debug)]
+struct InKernel(Arc<Meter>);
+
+impl SharedBuckets for InKernel {
+    fn buckets(&self) -> &Buckets {
+        self.0.full_at()
+    }
 }
 
 /// A flow that the kernel may carry.
@@ -188,7 +202,7 @@ fn in_all(
     }
 }
 
-/// The flow for what goes by UDP on both sides, beyond this host or to another allocation.
+/// The flow for what goes by UDP on both sides, beyond this host or to another allocation, not metered yet.
 fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath, with_loopback: bool) -> Option<Flow> {
     let hop = match path.beyond {
         Beyond::Network => None,
@@ -205,7 +219,7 @@ fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath, with_loop
         return None;
     }
     let (client, server) = (path.client.client, path.client.server);
-    Some(Flow { client, server, channel: channel.get(), relayed: path.relayed, peer, hop })
+    Some(Flow { client, server, channel: channel.get(), relayed: path.relayed, peer, hop, meter: None })
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -219,8 +233,29 @@ impl<D: Datagrams> Worker<D> {
     /// A channel is open until then, for the first time or still.
     pub(super) fn channel_open(&mut self, relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant) {
         let with_loopback = self.kernel_path.offload.as_ref().is_some_and(Offload::has_loopback);
-        let flow = self.server.channel_path(relay, peer).and_then(|path| flow_of(channel, peer, &path, with_loopback));
+        let path = self.server.channel_path(relay, peer);
+        let flow = path.and_then(|path| {
+            let flow = flow_of(channel, peer, &path, with_loopback)?;
+            let meter = if path.rate.is_limited() { Some(self.meter(relay.allocation(), path.rate)?) } else { None };
+            Some(Flow { meter, ..flow })
+        });
         self.kernel_path.channel_open(channel, (relay, peer), flow, until);
+    }
+
+    /// Has the sockets and the kernel take from the same buckets of an allocation; `None` where there are no more.
+    fn meter(&mut self, allocation: AllocationId, rate: DataRate) -> Option<MeterId> {
+        let offload = self.kernel_path.offload.as_ref()?;
+        let session = self.kernel_path.sessions.entry(allocation.pack()).or_default();
+        let meter = match &session.meter {
+            Some(meter) => meter,
+            None => {
+                let meter = Arc::new(offload.meter()?);
+                self.server.share_meter(allocation, Box::new(InKernel(Arc::clone(&meter))), offload.epoch()?);
+                session.meter.insert(meter)
+            }
+        };
+        meter.set_rate(rate.packets_per_second, rate.bytes_per_second);
+        Some(meter.id())
     }
 
     pub(super) fn channel_closed(&mut self, relay: RelayId, channel: ChannelNumber) {

@@ -4,14 +4,16 @@ use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 use ferryd::stun::{AttributeType, Method};
 use serde_json::Value;
 
 use crate::admin::json;
-use crate::client::{Client, Data, udp_transport};
+use crate::client::{Client, Data, User, udp_transport};
 use crate::ferryd::{Config, Ferryd};
 use crate::metrics::{metric, with_metrics};
+use crate::revoke::{SECRET, secret};
 use crate::{mobility, wait_until};
 
 const CHANNEL: u16 = 0x4001;
@@ -245,11 +247,82 @@ fn an_allocation_that_expires_takes_its_flow_with_it() {
     assert_cut(&mut call, "expiry");
 }
 
+/// What the limit on data has dropped: in all, and in the kernel.
+fn beyond_the_rate(ferryd: &Ferryd) -> [u64; 2] {
+    ["ferryd_dropped_total", "ferryd_offload_dropped_total"]
+        .map(|name| metric(ferryd, &format!("{name}{{reason=\"data_rate\"}}")))
+}
+
+/// Sends so many at once and returns how many arrive, when each of them has arrived or is counted as dropped.
+fn flood(ferryd: &Ferryd, call: &mut Call, count: u64) -> u64 {
+    let [before, _] = beyond_the_rate(ferryd);
+    for _ in 0..count {
+        call.client.send_by_channel(CHANNEL, b"flood");
+    }
+    call.peer.set_nonblocking(true).unwrap();
+    let mut arrived = 0;
+    wait_until("each to arrive or to be counted", || {
+        while call.peer.recv(&mut [0; 64]).is_ok() {
+            arrived += 1;
+        }
+        let [dropped, _] = beyond_the_rate(ferryd);
+        assert!(arrived + dropped - before <= count, "{arrived} and {dropped} since {before} of {count}");
+        arrived + dropped - before == count
+    });
+    call.peer.set_nonblocking(false).unwrap();
+    call.to_peer = [call.to_peer[0] + arrived, call.to_peer[1] + arrived * 5];
+    arrived
+}
+
 #[test]
-fn a_reload_takes_back_what_is_metered_or_not_allowed_any_more() {
-    let Some(mut ferryd) = start(|_| {}) else { return };
+fn the_kernel_carries_metered_calls_at_their_rate_and_the_excess_is_counted() {
+    const RATE: u64 = 50;
+    let Some(mut ferryd) = start(|config| _ = config.set("limits.allocation-packets-per-second", 100_000)) else {
+        return;
+    };
     let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
-    ferryd.reload(|config| _ = config.set("limits.allocation-packets-per-second", 100_000));
+    // Another rate is another store: the flow stays.
+    ferryd.reload(|config| _ = config.set("limits.allocation-packets-per-second", RATE));
+    wait_until("the new rate to be in force", || flood(&ferryd, &mut call, 100) < 100);
+    assert_eq!(metric(&ferryd, "ferryd_offload_flows"), 1);
+    let before = carried(&ferryd);
+    let (began, mut sent, mut arrived) = (Instant::now(), 0, 0);
+    while arrived < RATE + RATE / 2 {
+        sent += 100;
+        arrived += flood(&ferryd, &mut call, 100);
+        let most = RATE + (began.elapsed().as_secs_f64() * RATE as f64).ceil() as u64;
+        assert!(arrived <= most, "{arrived} of {sent} have arrived, at most {most} were to");
+        assert!(began.elapsed() < crate::PATIENCE, "{arrived} of {sent} have arrived");
+    }
+    // One every 15 seconds goes by the sockets.
+    assert!(carried(&ferryd) >= before + arrived * 9 / 10, "the kernel carries them");
+    let [dropped, in_kernel] = beyond_the_rate(&ferryd);
+    assert!(in_kernel > dropped * 9 / 10, "the kernel drops {in_kernel} of {dropped}");
+    wait_until("the session has what has arrived", || call.is_counted_by(&session_of(&ferryd, &call)));
+    // The other direction has buckets of its own, and what goes by the sockets takes from the same ones.
+    call.back(b"the other direction");
+    ferryd.reload(|config| {
+        config.unset("limits.allocation-packets-per-second").set("limits.allocation-bytes-per-second", 1);
+    });
+    wait_until("the new rate to be in force", || flood(&ferryd, &mut call, 100) < 100);
+    let [before, _] = beyond_the_rate(&ferryd);
+    call.client.send_by_indication(call.peer.local_addr().unwrap(), &[0; 100]);
+    wait_until("the sockets to drop it", || beyond_the_rate(&ferryd)[0] == before + 1);
+    assert_eq!(metric(&ferryd, "ferryd_offload_flows"), 1);
+    ferryd.reload(|config| _ = config.unset("limits.allocation-bytes-per-second"));
+    wait_until("no limit to be in force", || flood(&ferryd, &mut call, 100) == 100);
+    call.until_carried(&ferryd);
+}
+
+#[test]
+fn a_reload_takes_back_what_a_user_shares_or_is_not_allowed_any_more() {
+    let Some(mut ferryd) = start(|config| _ = config.set("auth.shared-secrets", format!("[\"{SECRET}\"]"))) else {
+        return;
+    };
+    // Static users may be many people.
+    let carol = User::minted(&secret(), 3600, Some("carol"));
+    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()).with(carol));
+    ferryd.reload(|config| _ = config.set("limits.user-packets-per-second", 100_000));
     wait_until("no flow is left", || metric(&ferryd, "ferryd_offload_flows") == 0);
     let before = carried(&ferryd);
     for _ in 0..10 {
@@ -259,9 +332,11 @@ fn a_reload_takes_back_what_is_metered_or_not_allowed_any_more() {
     call.bind();
     call.there(b"metered");
     assert_eq!(carried(&ferryd), before, "the sockets meter");
-    ferryd.reload(|config| _ = config.unset("limits.allocation-packets-per-second"));
-    // With the next refresh of the channel.
-    call.bind();
+    ferryd.reload(|config| _ = config.unset("limits.user-packets-per-second"));
+    wait_until("the kernel to have it again, with a refresh of the channel", || {
+        call.bind();
+        metric(&ferryd, "ferryd_offload_flows") == 1
+    });
     call.until_carried(&ferryd);
     ferryd.reload(|config| _ = config.set("peers.allow", "[\"127.9.9.9\"]"));
     wait_until("no flow is left", || metric(&ferryd, "ferryd_offload_flows") == 0);

@@ -7,9 +7,9 @@ use crate::client::{Client, User};
 use crate::ferryd::{Config, Ferryd};
 use crate::wait_until;
 
-const SECRET: &str = "n3kZ8wPq0TtYbV6sLx2RfJ5uHc9GmDaE";
+pub(crate) const SECRET: &str = "n3kZ8wPq0TtYbV6sLx2RfJ5uHc9GmDaE";
 
-fn secret() -> SharedSecret {
+pub(crate) fn secret() -> SharedSecret {
     SharedSecret { secret: Secret::new(SECRET), algorithm: SecretAlgorithm::Sha1 }
 }
 

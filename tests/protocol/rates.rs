@@ -1,7 +1,10 @@
 //! How much data allocations and users may send and be sent.
 
-use ferryd::turn::DropReason;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use ferryd::turn::settings::DataRate;
+use ferryd::turn::{Buckets, DropReason, SharedBuckets};
 
 use crate::harness::{Client, PEER, World, peer, secs};
 
@@ -82,13 +85,41 @@ fn a_name_that_many_may_share_has_no_rate_and_a_reload_sets_one() {
 }
 
 #[test]
-fn what_is_metered_is_not_given_to_the_kernel() {
-    let path = |rate: DataRate| {
-        let mut world = World::with(|setup| setup.turn.limits.user_rate = rate);
-        let (_client, relay) = call(&mut world, 1000, "alice");
+fn the_kernel_is_told_of_an_allocations_rate_and_not_given_what_a_user_shares() {
+    let path = |name: &str, allocation_rate: DataRate, user_rate: DataRate| {
+        let mut world = World::with(|setup| {
+            (setup.turn.limits.allocation_rate, setup.turn.limits.user_rate) = (allocation_rate, user_rate);
+        });
+        let (_client, relay) = call(&mut world, 1000, name);
         let (worker, id) = world.sockets[&ferryd::address::RelayedAddr::new(relay)];
-        world.workers[worker].channel_path(id, peer(PEER)).is_some()
+        world.workers[worker].channel_path(id, peer(PEER)).map(|path| path.rate)
     };
-    assert!(path(DataRate::UNLIMITED));
-    assert!(!path(packets(50)));
+    let unlimited = DataRate::UNLIMITED;
+    assert_eq!(path("alice", unlimited, unlimited), Some(unlimited));
+    assert_eq!(path("alice", packets(50), unlimited), Some(packets(50)));
+    assert_eq!(path("alice", packets(50), packets(50)), None);
+}
+
+/// What another data path takes from the same buckets counts, and what was taken before it came.
+#[test]
+fn another_data_path_takes_from_the_same_buckets() {
+    #[derive(Debug)]
+    struct Elsewhere(Arc<Buckets>);
+    impl SharedBuckets for Elsewhere {
+        fn buckets(&self) -> &Buckets {
+            &self.0
+        }
+    }
+    let mut world = World::with(|setup| setup.turn.limits.allocation_rate = packets(50));
+    let (client, relay) = call(&mut world, 1000, "alice");
+    assert_eq!(up(&mut world, &client, 20, 10), 20);
+    let (worker, id) = world.sockets[&ferryd::address::RelayedAddr::new(relay)];
+    let (buckets, epoch) = (Arc::<Buckets>::default(), world.now().instant);
+    world.workers[worker].share_meter(id.allocation(), Box::new(Elsewhere(Arc::clone(&buckets))), epoch);
+    buckets[0][0].fetch_add(200_000_000, Ordering::Relaxed);
+    assert_eq!(up(&mut world, &client, 40, 10), 20, "20 of 50 were taken before, and 10 elsewhere");
+    assert_eq!(down(&mut world, &client, relay, 60, 10), 50);
+    assert_eq!(buckets[1][0].load(Ordering::Relaxed), 1_000_000_000);
+    world.advance(secs(1));
+    assert_eq!(up(&mut world, &client, 200, 10), 50);
 }

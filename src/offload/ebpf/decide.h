@@ -17,6 +17,9 @@ struct plan {
 	const struct key *out;
 	struct counters *to_peer;
 	struct counters *to_client;
+	/* `meter` of the flows that the packet goes through. */
+	u32 meter_to_peer;
+	u32 meter_to_client;
 };
 
 enum verdict { PASS, DROP, FORWARD };
@@ -95,6 +98,7 @@ INLINE int plan_to_client(struct plan *plan, const struct found *found)
 	plan->header = swap32((u32)client->channel << 16 | plan->len);
 	plan->out = client;
 	plan->to_client = found->counters;
+	plan->meter_to_client = found->flow->meter;
 	if (plan_way(plan, *(volatile u32 *)&found->state->to_client))
 		return pass(PASSED_NO_WAY);
 	return FORWARD;
@@ -110,6 +114,7 @@ INLINE int plan_from_client(struct plan *plan, const struct packet *packet, cons
 	plan->strips = 1;
 	plan->len = packet->len - 4;
 	plan->to_peer = found->counters;
+	plan->meter_to_peer = found->flow->meter;
 	if (found->flow->hops) {
 		struct key hop = found->flow->hop;
 		struct found other = {};

@@ -90,6 +90,7 @@ enum { STORE_RECOMPUTE_CSUM = 1, STORE_INVALIDATE_HASH = 2 };
 enum { CSUM_PSEUDO_HEADER = 1 << 4, CSUM_MANGLED_0 = 1 << 5 };
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static u64 (*const now)(void) = (void *)5;
 static u32 (*const random_u32)(void) = (void *)7;
 static long (*const skb_store_bytes)(struct __sk_buff *, u32 offset, const void *from, u32 len, u64 flags) = (void *)9;
 static long (*const l4_csum_replace)(struct __sk_buff *, u32 offset, u64 from, u64 to, u64 flags) = (void *)11;

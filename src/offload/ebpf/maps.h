@@ -30,7 +30,8 @@ struct flow {
 	/* The other allocation's `peer`, where the peer is a relayed address of this server. */
 	struct key hop;
 	u32 hops;
-	u32 unused;
+	/* One more than the index of the allocation's `meters`; 0 where nothing is metered. */
+	u32 meter;
 };
 
 /* Each field is written by one store at any time: the first three by the daemon, the others by the programs. */
@@ -43,6 +44,22 @@ struct state {
 	/* Until then what comes from the client, or from the peer, is carried; 0 until a packet from there has been seen. */
 	u64 from_client;
 	u64 from_peer;
+};
+
+/* Token buckets of one direction, as instants (CLOCK_MONOTONIC in nanoseconds) at which they are full again. */
+struct buckets {
+	u64 packets;
+	u64 bytes;
+};
+
+/* What an allocation may carry, taken by programs and by the daemon's sockets alike; rates of 0 are no limit. */
+struct meter {
+	struct buckets to_peers;
+	struct buckets to_client;
+	u32 packets_per_second;
+	u32 bytes_per_second;
+	/* A cache line each. */
+	u64 unused[3];
 };
 
 /* A way out of this host, never changed while a flow uses it. */
@@ -77,8 +94,10 @@ enum total {
 	PASSED_NO_ROOM,
 	PASSED_UNPROVEN,
 	PASSED_SAMPLE,
+	PASSED_CONTENDED,
 	DROPPED_HOP_LIMIT,
 	DROPPED_FAILED,
+	DROPPED_RATE,
 	TOTALS,
 };
 
@@ -86,6 +105,7 @@ enum total {
 SECTION("maps") struct map entries = { MAP_HASH, sizeof(struct key), 8, 1, 0 };
 SECTION("maps") struct map flows = { MAP_ARRAY, 4, sizeof(struct flow), 1, 0 };
 SECTION("maps") struct map states = { MAP_ARRAY, 4, sizeof(struct state), 1, MAP_MMAPABLE };
+SECTION("maps") struct map meters = { MAP_ARRAY, 4, sizeof(struct meter), 1, MAP_MMAPABLE };
 SECTION("maps") struct map ways = { MAP_ARRAY, 4, sizeof(struct way), 1, 0 };
 SECTION("maps") struct map counts = { MAP_PERCPU_ARRAY, 4, sizeof(struct counters), 1, 0 };
 SECTION("maps") struct map totals = { MAP_PERCPU_ARRAY, 4, 8, TOTALS, 0 };

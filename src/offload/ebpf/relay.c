@@ -19,6 +19,8 @@ SECTION("classifier") int ferryd_tc(struct __sk_buff *skb)
 		return TC_NEXT;
 	struct plan plan = {};
 	int verdict = decide(&plan, &packet);
+	if (verdict == FORWARD)
+		verdict = charge(&plan);
 	if (verdict == FORWARD) {
 		const struct way *way = plan.way;
 		verdict = looks_partial(&packet) ? skb_rewrite_in_place(skb, &plan, &packet) : skb_rewrite(skb, &plan, &packet);
@@ -50,6 +52,9 @@ SECTION("xdp") int ferryd_xdp(struct xdp_md *xdp)
 			count(PASSED_NO_WAY);
 			return XDP_PASS;
 		}
+		verdict = charge(&plan);
+		if (verdict != FORWARD)
+			return verdict == DROP ? XDP_DROP : XDP_PASS;
 		const struct way *way = plan.way;
 		verdict = xdp_rewrite(xdp, &plan, &packet);
 		if (verdict == FORWARD) {

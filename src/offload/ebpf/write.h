@@ -1,7 +1,7 @@
 /* Writing: the headers that a packet is to have. */
 #pragma once
 
-#include "decide.h"
+#include "meter.h"
 
 struct out4 {
 	struct ip4 ip;
