@@ -19,6 +19,12 @@ def switch(namespace: str, interface: str, command: int, on: bool) -> None:
     ask(namespace, interface, struct.pack("II", command, on))
 
 
+def is_on(namespace: str, interface: str, command: int) -> bool:
+    """What `switch` has last set with this command."""
+    # The command that reads has the number before.
+    return struct.unpack("II", ask(namespace, interface, struct.pack("II", command - 1, 0)))[1] != 0
+
+
 def statistics(namespace: str, interface: str) -> dict[str, int]:
     """Every statistic of the driver, by name."""
     driver = ask(namespace, interface, struct.pack("I", GET_DRIVER).ljust(DRIVER_BYTES, b"\0"))

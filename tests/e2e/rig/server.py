@@ -78,6 +78,9 @@ class Server(abc.ABC):
         if not self.is_running():
             raise RuntimeError(f"{self.name} does not run, see {self.log}:\n{tail(self.log)}")
 
+    def require_offload(self) -> None:
+        """Raises if the kernel path is not as it is forced on the run."""
+
     def require_no_panic(self) -> None:
         """Raises if a thread has panicked since the last call, which a daemon may survive unnoticed."""
         news = self.log.read_bytes()[self.log_bytes_read :]
@@ -135,6 +138,14 @@ channels-above-4fff = true
         # ferryd takes every FERRYD_ variable for a setting.
         return ["env", "-u", "FERRYD_BIN", str(self.binary), "--config", str(config)]
 
+    def require_offload(self) -> None:
+        """Raises unless what is forced on the run takes the packets, and has not been given up."""
+        methods = {"tc": "tcx", "xdp": "xdp"}
+        if self.offload != "off" and not self.is_carried_by(methods[self.offload]):
+            raise RuntimeError(f"not {self.offload} carries the calls, see {self.log}")
+
+    def is_carried_by(self, method: str) -> bool:
+        return f'ferryd_offload_interfaces{{interface="wan",method="{method}"}}' in self.metrics()
 
     def metrics(self) -> dict[str, float]:
         """Every series of the metrics page, by its name with its labels."""

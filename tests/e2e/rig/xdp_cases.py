@@ -1,8 +1,6 @@
 """The kernel path by XDP on a veth, where it is asked for by name; and what happens where it does not work."""
 
-import contextlib
 import time
-from collections.abc import Iterator
 
 from . import ethtool
 from .capture import Capture
@@ -20,24 +18,11 @@ from .kernel_cases import (
     offloaded,
     until_carried,
 )
-from .lab import CLIENT_A, CORE, PEER, PEER_V4, SERVER
+from .lab import CORE, PEER, PEER_V4, SERVER
 from .process import wait_until
 from .server import Ferryd
 from .turn import udp_socket
-
-
-@contextlib.contextmanager
-def fit_for_xdp() -> Iterator[None]:
-    """The router takes what XDP sends, and senders complete their checksums, as network cards do."""
-    switches = [(CORE, "server", ethtool.SET_GRO, True), (CLIENT_A, "lan", ethtool.SET_TX_CHECKSUMS, False),
-                (PEER, "wan", ethtool.SET_TX_CHECKSUMS, False)]
-    for namespace, interface, command, on in switches:
-        ethtool.switch(namespace, interface, command, on)
-    try:
-        yield
-    finally:
-        for namespace, interface, command, on in switches:
-            ethtool.switch(namespace, interface, command, not on)
+from .veth import fit_for_xdp
 
 
 def redirected() -> int:
@@ -46,14 +31,10 @@ def redirected() -> int:
     return sum(value for name, value in statistics if name.endswith("_xdp_redirect"))
 
 
-def is_carried_by(server: Ferryd, method: str) -> bool:
-    return f'ferryd_offload_interfaces{{interface="wan",method="{method}"}}' in server.metrics()
-
-
 @case
 def xdp_carries_every_size_between_all_families(rig: Rig) -> None:
     with fit_for_xdp(), offloaded(rig, "xdp") as server:
-        require(is_carried_by(server, "xdp"), f"XDP is not on the interface, see {server.log}")
+        require(server.is_carried_by("xdp"), f"XDP is not on the interface, see {server.log}")
         for family, relayed in FAMILIES:
             one = client(family, relayed)
             peer = udp_socket(PEER, OF_PEER[relayed])
@@ -73,7 +54,7 @@ def xdp_carries_every_size_between_all_families(rig: Rig) -> None:
             one.refresh(0)
             one.close()
             peer.close()
-        require(is_carried_by(server, "xdp"), "XDP was given up")
+        require(server.is_carried_by("xdp"), "XDP was given up")
 
 
 @case
@@ -106,7 +87,7 @@ def where_xdp_loses_a_call_tc_takes_over(rig: Rig) -> None:
         # Now the other end of the veth takes nothing from XDP any more.
         ethtool.switch(CORE, "server", ethtool.SET_GRO, False)
         with offloaded(rig, "xdp") as server:
-            require(is_carried_by(server, "xdp"), f"XDP is not on the interface, see {server.log}")
+            require(server.is_carried_by("xdp"), f"XDP is not on the interface, see {server.log}")
             one = client(4, 4)
             peer = udp_socket(PEER, PEER_V4)
             one.bind(CHANNEL, peer.getsockname()[:2])
@@ -116,7 +97,7 @@ def where_xdp_loses_a_call_tc_takes_over(rig: Rig) -> None:
                     one.send(CHANNEL, b"anybody there?")
                     peer.sendto(b"anybody there?", one.relayed)
                     time.sleep(0.005)
-                return is_carried_by(server, "tcx")
+                return server.is_carried_by("tcx")
 
             wait_until(has_fallen_back, 20, "tc takes over")
             require(ethtool.statistics(SERVER, "wan")["rx_queue_0_drops"] > 0, "nothing was lost")
