@@ -1,6 +1,7 @@
-//! The PROXY protocol: what a preamble says does not depend on how its bytes arrive, and nobody impossible is announced.
+//! The PROXY protocol: what a preamble says does not depend on how its bytes arrive, and nobody impossible is
+//! announced, on a stream or in front of a datagram.
 
-use ferryd::net::proxy::{Announced, Preamble};
+use ferryd::net::proxy::{Announced, Preamble, parse_datagram};
 
 /// The outcome of a preamble, and how many bytes it took.
 #[derive(Debug, PartialEq, Eq)]
@@ -11,6 +12,7 @@ enum Outcome {
 }
 
 pub fn run(bytes: &[u8]) {
+    datagram(bytes);
     let (sizes, bytes) = bytes.split_at(bytes.len().min(4));
     let whole = take(bytes, &[bytes.len()]);
     assert_eq!(take(bytes, &[1]), whole, "byte by byte");
@@ -31,6 +33,19 @@ pub fn run(bytes: &[u8]) {
         }
         Outcome::Malformed => {}
         Outcome::WantsMore => assert!(bytes.len() < 16 + 4096, "at most that much is kept"),
+    }
+}
+
+/// A header of a datagram is whole, names nobody impossible, and says the same whatever is behind it.
+fn datagram(bytes: &[u8]) {
+    let Ok((len, ends)) = parse_datagram(bytes) else { return };
+    assert!((16..=bytes.len().min(16 + 4096)).contains(&len) && bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n"));
+    assert_eq!(parse_datagram(&bytes[..len]), Ok((len, ends)));
+    assert!(parse_datagram(&bytes[..len - 1]).is_err(), "what is cut short is not believed");
+    if let Some(ends) = ends {
+        let ip = ends.client.ip();
+        assert!(ends.client.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && ip == ip.to_canonical());
+        assert_eq!(ends.server.ip(), ends.server.ip().to_canonical());
     }
 }
 

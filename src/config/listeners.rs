@@ -149,10 +149,6 @@ fn read_one(mut section: Section, host: &HostFacts, report: &mut Report) -> Opti
         let remedy = "write transport = \"udp\"";
         report.problem(transport_at.problem("is missing", "\"udp\" or \"tcp\"", remedy));
     }
-    if let (Some(Wire::Udp), Some(range)) = (wire.as_ref().map(|wire| wire.value), proxies.first()) {
-        let remedy = "remove it: no datagram proxy announces clients in a form that others read; keep their addresses";
-        report.problem(range.at.problem("stands on a udp listener", "proxy-protocol on tcp listeners only", remedy));
-    }
     for range in proxies.iter().filter(|range| range.value.prefix_len() == 0) {
         report.warn(&range.at, "whoever reaches the listener may say that it is any client; name the proxies alone");
     }

@@ -40,6 +40,14 @@ pub(super) fn read(
         return None;
     }
     relay::refuse_twice(&addresses, report);
+    let proxied = listeners.iter().find(|listener| listener.is_udp() && !listener.proxies.is_empty());
+    if let (Some(listener), Some(first)) = (proxied, addresses.first()) {
+        report.problem(first.at.problem(
+            format!("datagrams of clients come to {} through proxies", listener.address),
+            "clients that reach this host themselves",
+            "leave extensions.nat-behavior off: answers from elsewhere find no way back through a proxy",
+        ));
+    }
     let context = Context { relays, port_at, alternate_port };
     let [v4, v6] = [Family::V4, Family::V6].map(|family| {
         let of_family: Vec<_> = addresses.iter().filter(|entry| Family::of(entry.value) == family).collect();
@@ -135,6 +143,17 @@ mod tests {
 
     fn listeners(settings: &Settings) -> Vec<String> {
         settings.listeners.iter().map(|listener| format!("{} {:?}", listener.address, listener.kind)).collect()
+    }
+
+    #[test]
+    fn clients_of_proxies_are_told_nothing_about_their_nat() {
+        let text = "listener = [ { address = \"*:3478\", transport = \"udp\" },\n\
+                    { address = \"*:443\", transport = \"udp\", proxy-protocol = [\"10.0.0.9\"] } ]\n\
+                    [extensions.nat-behavior]\naddresses = [\"192.0.2.10\", \"10.0.0.5\"]";
+        let problems = read(text).unwrap_err();
+        assert!(problems[0].contains("datagrams of clients come to 0.0.0.0:443 through proxies"), "{problems:?}");
+        let over_streams = text.replace("443\", transport = \"udp\"", "443\", transport = \"tcp\"");
+        assert!(read(&over_streams).is_ok(), "{:?}", read(&over_streams));
     }
 
     #[test]

@@ -238,16 +238,16 @@ fn listeners_spread_the_star_and_keep_exact_addresses() {
 }
 
 #[test]
-fn proxies_are_named_by_ranges_on_stream_listeners() {
+fn proxies_are_named_by_ranges() {
     let text = "listener = [ { address = \"10.0.0.5:443\", transport = \"tcp\", proxy-protocol = [\"10.0.0.0/24\", \"::1\"] },\n\
-                { address = \"10.0.0.5:3478\", transport = \"tcp\" } ]";
+                { address = \"10.0.0.5:3478\", transport = \"tcp\" },\n\
+                { address = \"10.0.0.5:3478\", transport = \"udp\", proxy-protocol = [\"10.0.0.9\"] } ]";
     let listeners = load_text(text).unwrap().settings.listeners;
     let proxies: Vec<String> = listeners[0].proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["10.0.0.0/24", "::1/128"]);
     assert!(listeners[1].proxies.is_empty());
+    assert_eq!(listeners[2].proxies, ["10.0.0.9/32".parse().unwrap()]);
     let one = |listener: &str| problems(&format!("listener = [ {listener} ]")).join("\n");
-    let found = one("{ address = \"*:1\", transport = \"udp\", proxy-protocol = [\"10.0.0.1\"] }");
-    assert!(found.contains("stands on a udp listener, expected proxy-protocol on tcp listeners only"), "{found}");
     let found = one("{ address = \"*:1\", transport = \"tcp\", proxy-protocol = [\"10.0.0.1/8\", \"lb.internal\"] }");
     assert!(found.contains("10.0.0.0/8") && found.contains("lb.internal"), "{found}");
     let everybody = "listener = [ { address = \"*:1\", transport = \"tcp\", proxy-protocol = [\"0.0.0.0/0\"] } ]";

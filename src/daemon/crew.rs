@@ -28,7 +28,7 @@ use crate::turn::{Policy, Shared, WorkerId};
 use crate::worker::neighbours::Neighbours;
 use crate::worker::settings::Backend;
 use crate::worker::{
-    Berth, Command, DtlsDoor, HeldSockets, Legacy, Listening, Past, Records, Report, Stand, WorkerHandle,
+    Berth, Command, DtlsDoor, HeldSockets, Legacy, Listening, Past, ProxyHosts, Records, Report, Stand, WorkerHandle,
 };
 
 /// A worker that says nothing for this long is not alive.
@@ -62,7 +62,7 @@ impl Crew {
     ) -> Result<Self, Failure> {
         let Fittings { dtls, offload, records, authority } = fittings;
         let shared = Arc::new(Shared::new(&settings.turn));
-        let held = HeldSockets::default();
+        let (held, proxies) = (HeldSockets::default(), ProxyHosts::default());
         let mailboxes: io::Result<Vec<_>> = listeners.iter().map(|_| WorkerHandle::new()).collect();
         let mailboxes = mailboxes.map_err(host("make a worker's mailbox"))?;
         let handles: Vec<_> = mailboxes.iter().map(|(handle, ..)| handle.clone()).collect();
@@ -76,9 +76,9 @@ impl Crew {
             mailboxes.into_iter().zip(listeners).zip(rings).enumerate()
         {
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&shared), held.clone());
-            let (settings, offload, dtls) = (settings.worker, offload.clone(), dtls.clone());
+            let (settings, proxies, offload, dtls) = (settings.worker, proxies.clone(), offload.clone(), dtls.clone());
             let (records, authorizer) = (records.clone(), authorizer.clone());
-            let berth = Berth { id, settings, shared, held, offload, records, authorizer, dtls };
+            let berth = Berth { id, settings, shared, held, proxies, offload, records, authorizer, dtls };
             let (policy, past) = (policy.clone(), Past::default());
             let listeners = listeners.into_iter().map(Some).collect();
             let legacy = Legacy { policy, commands, wake, neighbours, listeners, past };

@@ -20,7 +20,7 @@ use crate::net::inherited::Inherited;
 use crate::net::socket::{OpenError, Reason, UdpOptions, open_tcp_listener};
 use crate::net::steering::{Queues, open_steered};
 use crate::net::tls::TlsAcceptConfig;
-use crate::turn::{self, SessionFilter};
+use crate::turn::{self, ListenerFilter, SessionFilter};
 use crate::worker::settings::{Listener, ListenerKind};
 use crate::worker::{Command, Listening, REST_BUFFER_BYTES, Stand, Terms, WorkerHandle, rules};
 
@@ -49,7 +49,7 @@ impl Sockets {
         };
         for listener in &settings.listeners {
             match listener.kind {
-                ListenerKind::Udp(accept) => {
+                ListenerKind::Udp(_) => {
                     let passed = inherited.udp_listeners(listener.address, workers, &UdpOptions::LISTENER);
                     let group = match passed.map_err(Failure::Inherited)? {
                         // The group is older than this process, and the order of its sockets not this one's to know.
@@ -57,7 +57,7 @@ impl Sockets {
                         None => open_group(listener.address, workers, &settings.turn)?,
                     };
                     for (worker, queues) in sockets.udp.iter_mut().zip(group) {
-                        worker.push(Stand { queues, terms: Terms::open(accept) });
+                        worker.push(Stand { queues, terms: Terms::of(listener) });
                     }
                 }
                 ListenerKind::Stream(_) => {
@@ -153,8 +153,8 @@ impl Standing {
         self.is_removed = true;
         match &self.place {
             Place::Udp(index) => {
-                let terms = Terms { accept: self.listener.kind.accept(), calls_alone: true };
-                crew.tell_listening(|| Listening::Change { index: *index, terms });
+                let terms = Terms { calls_alone: true, ..Terms::of(&self.listener) };
+                crew.tell_listening(|| Listening::Change { index: *index, terms: terms.clone() });
             }
             Place::Stream(_, task) => task.abort(),
         }
@@ -166,8 +166,7 @@ impl Standing {
         self.listener = now.clone();
         match &mut self.place {
             Place::Udp(index) => {
-                let terms = Terms::open(now.kind.accept());
-                crew.tell_listening(|| Listening::Change { index: *index, terms });
+                crew.tell_listening(|| Listening::Change { index: *index, terms: Terms::of(now) });
             }
             Place::Stream(socket, task) => match socket.try_clone() {
                 Ok(another) => {
@@ -254,15 +253,15 @@ impl Listeners {
                     let socket = patiently(|| open_tcp_listener(listener.address, BACKLOG));
                     prepared.streams.push((listener.clone(), socket.map_err(Failure::Listener)?));
                 }
-                ListenerKind::Udp(accept) => {
+                ListenerKind::Udp(_) => {
                     let group = open_group(listener.address, crew.handles.len(), &settings.turn)?;
                     let index = self.next_index;
                     let full = || io::Error::other("65535 listeners were opened since the start");
                     self.next_index = index.checked_add(1).ok_or_else(full).map_err(host("open another listener"))?;
                     prepared.udp.push((listener.clone(), index));
                     // Until everything else is checked nobody is served.
-                    begin(crew, index, group, Terms { accept, calls_alone: true })
-                        .map_err(host("serve another listener"))?;
+                    let terms = Terms { calls_alone: true, ..Terms::of(listener) };
+                    begin(crew, index, group, terms).map_err(host("serve another listener"))?;
                 }
             }
         }
@@ -304,8 +303,7 @@ impl Listeners {
         let mut added = Vec::new();
         let Prepared { udp, streams } = prepared;
         for (listener, index) in udp {
-            let terms = Terms::open(listener.kind.accept());
-            crew.tell_listening(|| Listening::Change { index, terms });
+            crew.tell_listening(|| Listening::Change { index, terms: Terms::of(&listener) });
             added.push(format!("listener {} added", listener.name()));
             self.add(listener, Place::Udp(index));
         }
@@ -341,7 +339,9 @@ impl Listeners {
     /// Those that were removed and may still have calls.
     pub(super) fn removed(&self) -> Vec<Removed> {
         let one = |standing: &Standing| match standing.place {
-            Place::Udp(index) if standing.is_removed => Some(Removed { index, address: standing.listener.address }),
+            Place::Udp(index) if standing.is_removed => {
+                Some(Removed { index, clients: clients_of(&standing.listener) })
+            }
             Place::Udp(_) | Place::Stream(..) => None,
         };
         self.all.iter().filter_map(one).collect()
@@ -363,13 +363,14 @@ impl Listeners {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Removed {
     index: u16,
-    address: SocketAddr,
+    /// What its clients send to.
+    clients: ListenerFilter,
 }
 
 impl Removed {
     /// Whether no call is there any more; a worker that does not answer may have one.
     pub(super) async fn is_empty(self, handles: Vec<WorkerHandle>) -> bool {
-        let filter = SessionFilter { listener: Some(self.address), ..SessionFilter::default() };
+        let filter = SessionFilter { listener: Some(self.clients), ..SessionFilter::default() };
         any_session(handles, filter).await == Some(false)
     }
 }
@@ -380,9 +381,15 @@ fn begin(crew: &Crew, index: u16, group: Vec<Queues>, terms: Terms) -> io::Resul
     let mut asked = Vec::new();
     for (handle, queues) in crew.handles.iter().zip(group) {
         let (to, from) = sync_channel(1);
-        let stand = Box::new(Stand { queues, terms });
+        let stand = Box::new(Stand { queues, terms: terms.clone() });
         handle.tell(Command::Listen(Listening::Begin { index, stand, to }));
         asked.push(from);
     }
     asked.into_iter().try_for_each(|from| from.recv_timeout(REPORT_PATIENCE).map_err(|_| silent())?)
+}
+
+/// Whose calls keep a listener of datagrams open. Clients of proxies have sent to addresses of those, so that behind
+/// proxies every call over datagrams counts as one of them.
+fn clients_of(listener: &Listener) -> ListenerFilter {
+    if listener.proxies.is_empty() { ListenerFilter::At(listener.address) } else { ListenerFilter::Anywhere }
 }

@@ -1,7 +1,8 @@
 //! The PROXY protocol: the words by which a proxy names its client, in front of the client's own bytes.
 //!
 //! Versions 1 and 2 of <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>. Nothing is guessed: who is named as
-//! a proxy begins with a preamble, and nobody else may.
+//! a proxy begins with a preamble, and nobody else may. On a stream it comes once; each datagram begins with one, which is
+//! a header of version 2.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,6 +15,15 @@ pub enum Announced {
     Client(SocketAddr),
     /// The proxy speaks for itself, as for a health check, or for a client without an address.
     Proxy,
+}
+
+/// The ends of a datagram that a proxy has passed on, as its header names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Something can be sent there; an IPv4 address in an IPv6 one is taken out, here and of the server.
+    pub client: SocketAddr,
+    /// Where the client has sent it.
+    pub server: SocketAddr,
 }
 
 /// Not a preamble, or one that no client may be believed by.
@@ -108,14 +118,43 @@ impl Preamble {
     }
 }
 
-/// A client that something can be sent to.
+/// Reads the header that a datagram begins with: returns its length, and the ends that it names; without them the proxy
+/// speaks for itself, or for a client without an address. Further values (TLVs) are passed over.
+pub fn parse_datagram(datagram: &[u8]) -> Result<(usize, Option<Ends>), Malformed> {
+    let fixed = datagram.get(..V2_FIXED).ok_or(Malformed)?;
+    let len = V2_FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    if !datagram.starts_with(v2::PROTOCOL_PREFIX) || len > V2_BYTES_MAX {
+        return Err(Malformed);
+    }
+    let header = v2::Header::try_from(datagram.get(..len).ok_or(Malformed)?).map_err(|_| Malformed)?;
+    let (from, to): ((IpAddr, u16), (IpAddr, u16)) = match (header.command, header.protocol, header.addresses) {
+        (v2::Command::Local, ..)
+        | (v2::Command::Proxy, _, v2::Addresses::Unspecified)
+        | (v2::Command::Proxy, v2::Protocol::Datagram, v2::Addresses::Unix(_)) => return Ok((len, None)),
+        (v2::Command::Proxy, v2::Protocol::Datagram, v2::Addresses::IPv4(ends)) => {
+            ((ends.source_address.into(), ends.source_port), (ends.destination_address.into(), ends.destination_port))
+        }
+        (v2::Command::Proxy, v2::Protocol::Datagram, v2::Addresses::IPv6(ends)) => {
+            ((ends.source_address.into(), ends.source_port), (ends.destination_address.into(), ends.destination_port))
+        }
+        (v2::Command::Proxy, v2::Protocol::Stream | v2::Protocol::Unspecified, _) => return Err(Malformed),
+    };
+    let server = SocketAddr::new(to.0.to_canonical(), to.1);
+    Ok((len, Some(Ends { client: reachable(from.0, from.1)?, server })))
+}
+
 fn client(ip: IpAddr, port: u16) -> Result<Announced, Malformed> {
+    reachable(ip, port).map(Announced::Client)
+}
+
+/// A client that something can be sent to.
+fn reachable(ip: IpAddr, port: u16) -> Result<SocketAddr, Malformed> {
     let ip = ip.to_canonical();
     let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     if ip.is_unspecified() || ip.is_multicast() || is_broadcast || port == 0 {
         return Err(Malformed);
     }
-    Ok(Announced::Client(SocketAddr::new(ip, port)))
+    Ok(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]
@@ -229,6 +268,70 @@ mod tests {
         assert_eq!(announce(b"\r\n\r\n\x00\r\nQUIX"), Err(Malformed));
     }
 
+    fn ends(client: &str, server: &str) -> Option<Ends> {
+        Some(Ends { client: client.parse().unwrap(), server: server.parse().unwrap() })
+    }
+
+    #[test]
+    fn the_header_of_a_datagram_names_both_ends_and_ends_where_it_ends() {
+        let v4 = ends("192.0.2.7:40000", "198.51.100.1:443");
+        let bytes = [binary(1, 0x12, &V4), b"payload".to_vec()].concat();
+        assert_eq!(parse_datagram(&bytes), Ok((28, v4)));
+        let with_values = binary(1, 0x12, &[&V4[..], &[0x04, 0, 3, 0, 0, 0], &[0xea, 0, 1, 7]].concat());
+        assert_eq!(parse_datagram(&with_values), Ok((38, v4)));
+        let v6: [u8; 36] = std::array::from_fn(|at| match at {
+            0 | 16 => 0x20,
+            1 | 17 => 0x01,
+            32 => 0x9c,
+            33 => 0x40,
+            34 => 0x0d,
+            35 => 0x96,
+            at => at as u8,
+        });
+        let v6_ends =
+            ends("[2001:203:405:607:809:a0b:c0d:e0f]:40000", "[2001:1213:1415:1617:1819:1a1b:1c1d:1e1f]:3478");
+        assert_eq!(parse_datagram(&binary(1, 0x22, &v6)), Ok((52, v6_ends)));
+        let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 7], &[0; 10], &[0xff, 0xff, 198, 51, 100, 1], &V4[8..]];
+        assert_eq!(parse_datagram(&binary(1, 0x22, &mapped.concat())), Ok((52, v4)));
+    }
+
+    #[test]
+    fn a_proxy_of_datagrams_speaks_for_itself_in_its_checks() {
+        for header in [binary(0, 0x00, &[]), binary(0, 0x12, &V4), binary(0, 0x11, &V4), binary(1, 0x00, &[])] {
+            assert_eq!(parse_datagram(&header), Ok((header.len(), None)));
+        }
+    }
+
+    #[test]
+    fn no_datagram_is_believed_without_a_whole_header_for_datagrams() {
+        let whole = binary(1, 0x12, &V4);
+        let cut = (0..whole.len()).map(|len| whole[..len].to_vec());
+        let (mut no_port, mut group, mut older, mut signature) =
+            (whole.clone(), whole.clone(), whole.clone(), whole.clone());
+        no_port[24..26].fill(0);
+        group[16] = 224;
+        older[12] = 0x11;
+        signature[11] = 0;
+        let others = [
+            no_port,
+            group,
+            older,
+            signature,
+            binary(1, 0x11, &V4),
+            binary(1, 0x10, &V4),
+            binary(2, 0x12, &V4),
+            binary(1, 0x22, &V4),
+            binary(1, 0x42, &V4),
+            binary(1, 0x12, &[0; 4097]),
+            b"PROXY UDP4 192.0.2.7 198.51.100.1 40000 443\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n".to_vec(),
+            b"\x00\x01\x00\x00\x21\x12\xa4\x42".to_vec(),
+        ];
+        for bytes in cut.chain(others) {
+            assert_eq!(parse_datagram(&bytes), Err(Malformed), "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
     fn any_preamble() -> impl Strategy<Value = Vec<u8>> {
         let values = prop::collection::vec(any::<u8>(), 0..300);
         prop_oneof![
@@ -242,6 +345,29 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_header_is_read_as_the_preamble_of_a_stream_is(
+            header in any_preamble(), payload in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let datagram = [&header[..], &payload].concat();
+            let parsed = parse_datagram(&datagram);
+            let mut as_stream = datagram.clone();
+            // The transport is all that they differ in.
+            if let Some(transport) = as_stream.get_mut(13).filter(|transport| [1, 2].contains(&(**transport & 0xf))) {
+                *transport ^= 3;
+            }
+            match (parsed, announce(&as_stream)) {
+                (Ok((len, Some(ends))), told) => {
+                    prop_assert_eq!(told, Ok((len, Some(Announced::Client(ends.client)))));
+                }
+                (Ok((len, None)), told) if datagram[12] & 0xf == 0 => {
+                    prop_assert_eq!(told, Ok((len, Some(Announced::Proxy))));
+                }
+                (Ok((len, None)), _) => prop_assert!(len <= datagram.len()),
+                (Err(Malformed), _) => {}
+            }
+        }
+
         #[test]
         fn how_the_bytes_are_cut_makes_no_difference(
             preamble in any_preamble(), payload in prop::collection::vec(any::<u8>(), 0..40), cuts in any::<u64>(),

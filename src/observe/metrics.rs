@@ -279,6 +279,9 @@ impl Snapshot {
             ("ring_full", statistics(|it| it.ring_full)),
             ("requests_shed", statistics(|it| it.requests_shed)),
             ("removed_listener", statistics(|it| it.removed_listener)),
+            ("proxy_stranger", statistics(|it| it.proxy_strangers)),
+            ("proxy_header", statistics(|it| it.proxy_headers)),
+            ("proxy_hosts", statistics(|it| it.proxy_hosts)),
             ("truncated", statistics(|it| it.truncated)),
             ("dtls_unsent", statistics(|it| it.dtls.unsent)),
         ];

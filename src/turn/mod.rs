@@ -42,5 +42,5 @@ pub use peer_connections::DataRoom;
 pub use peer_policy::PeerPolicy;
 pub use redirect::{Drain, Redirect};
 pub use server::{Now, Policy, Server, Shared};
-pub use session::{Session, SessionDetail, SessionFilter, SessionId, SessionPage};
+pub use session::{ListenerFilter, Session, SessionDetail, SessionFilter, SessionId, SessionPage};
 pub use settings::Settings;

@@ -115,8 +115,16 @@ pub struct SessionFilter {
     pub subjects: Vec<Subject>,
     /// A peer within this range is permitted.
     pub peer: Option<IpNet>,
-    /// Its client sends datagrams to this address; an unspecified one is all of its family.
-    pub listener: Option<SocketAddr>,
+    /// Its client sends datagrams, to these listeners.
+    pub listener: Option<ListenerFilter>,
+}
+
+/// Listeners of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerFilter {
+    Anywhere,
+    /// The one on this address; an unspecified one is all of its family.
+    At(SocketAddr),
 }
 
 /// Some of a worker's sessions.
@@ -204,11 +212,18 @@ impl SessionFilter {
     }
 }
 
-fn comes_by(client: &FiveTuple, listener: SocketAddr) -> bool {
-    let (server, ip) = (client.server.socket_addr(), listener.ip());
-    let is_of_family = server.is_ipv4() == listener.is_ipv4();
+fn comes_by(client: &FiveTuple, listener: ListenerFilter) -> bool {
+    let at = |listener: SocketAddr| {
+        let (server, ip) = (client.server.socket_addr(), listener.ip());
+        let is_of_family = server.is_ipv4() == listener.is_ipv4();
+        server.port() == listener.port() && (server.ip() == ip || ip.is_unspecified() && is_of_family)
+    };
     let is_datagrams = matches!(client.transport, Transport::Udp | Transport::Dtls);
-    is_datagrams && server.port() == listener.port() && (server.ip() == ip || ip.is_unspecified() && is_of_family)
+    is_datagrams
+        && match listener {
+            ListenerFilter::Anywhere => true,
+            ListenerFilter::At(address) => at(address),
+        }
 }
 
 #[cfg(test)]

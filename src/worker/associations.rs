@@ -8,7 +8,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 
 use super::deadlines::{Deadlines, Signs};
-use super::routes::{CONNECTION_GENERATION_MASK, ConnectionId};
+use super::routes::{CONNECTION_GENERATION_MASK, ConnectionId, Path};
 use super::statistics::DtlsStatistics;
 use crate::address::FiveTuple;
 use crate::net::admission::{Admission, ConnectionGuard, Refusal, Source};
@@ -40,8 +40,7 @@ pub(super) struct Association {
     pub(super) session: dtls::Association,
     pub(super) client: FiveTuple,
     pub(super) listener: u16,
-    /// The interface of a link-local client, else 0.
-    pub(super) scope: u32,
+    pub(super) path: Path,
     /// The random of the ClientHello that it was made of.
     pub(super) random: [u8; 32],
     pub(super) phase: Phase,

@@ -14,6 +14,7 @@ use super::clock::Clock;
 use super::held::HeldSockets;
 use super::listeners::serve;
 use super::packet_loop::{Fresh, Legacy, Worker};
+use super::proxies::ProxyHosts;
 use super::records::Records;
 use super::requests::Requests;
 use super::routes::Socket;
@@ -40,6 +41,8 @@ pub struct Berth {
     pub settings: Settings,
     pub shared: Arc<Shared>,
     pub held: HeldSockets,
+    /// The proxies that announce clients.
+    pub proxies: ProxyHosts,
     /// The kernel path; `None` is sockets alone.
     pub offload: Option<Offload>,
     pub records: Records,

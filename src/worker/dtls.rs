@@ -9,7 +9,7 @@ use super::deadlines::{Found, Signs};
 use super::handle::Command;
 use super::neighbours::What;
 use super::packet_loop::Worker;
-use super::routes::{ConnectionId, Way};
+use super::routes::{ConnectionId, Path, Way};
 use super::udp::Body;
 use crate::address::{FiveTuple, Transport};
 use crate::net::datagrams::Datagrams;
@@ -26,7 +26,7 @@ pub(super) struct At {
     /// Its transport is DTLS.
     pub(super) client: FiveTuple,
     pub(super) listener: u16,
-    pub(super) scope: u32,
+    pub(super) path: Path,
     pub(super) tos: u8,
     /// The worker that has passed it on, if it did not come by a socket of this one.
     pub(super) home: Option<usize>,
@@ -47,13 +47,16 @@ impl<D: Datagrams> Worker<D> {
         at.client.transport = Transport::Dtls;
         let place = self.associations.places.get(&at.client).copied();
         if let Some(worker) = place.and_then(|place| place.elsewhere) {
-            let (client, At { listener, scope, tos, .. }) = (at.client, at);
+            let (client, At { listener, path, tos, .. }) = (at.client, at);
             let home = self.neighbours.own();
-            let passed = self.neighbours.pass(worker, What::Dtls { client, listener, scope, tos, home }, bytes);
+            let passed = self.neighbours.pass(worker, What::Dtls { client, listener, path, tos, home }, bytes);
             self.statistics.ring_full += u64::from(!passed);
             return;
         }
         let [current, next] = place.map_or([None; 2], |place| [place.current, place.next]);
+        if let Path::Proxied { .. } = at.path {
+            self.reroute_associations([current, next], at.path);
+        }
         let is_closed = self.listeners.get(at.listener).is_none_or(|listener| listener.terms.calls_alone);
         match Opening::of(bytes) {
             Opening::Garbage | Opening::BadHello => self.associations.statistics.unrecognised += 1,
@@ -77,6 +80,15 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
+    /// The newest way to a client is the one that is taken.
+    fn reroute_associations(&mut self, ids: [Option<ConnectionId>; 2], path: Path) {
+        for id in ids.into_iter().flatten() {
+            if let Some((association, _)) = self.associations.get_mut(id) {
+                association.path = path;
+            }
+        }
+    }
+
     /// A ClientHello: without a good cookie it is answered and forgotten (RFC 6347 section 4.2.1).
     fn handle_hello(&mut self, now: Now, at: &At, hello: &ClientHello<'_>, bytes: &[u8]) {
         let Some(cookies) = self.associations.door.as_ref().map(|door| &door.config.cookies) else { return };
@@ -84,7 +96,7 @@ impl<D: Datagrams> Worker<D> {
         if !cookies.verify(hello, path, now.unix_seconds) {
             let answer = cookies.hello_verify_request(hello, path, now.unix_seconds);
             self.associations.statistics.hello_verify_requests += 1;
-            if let Some(destination) = self.client(at.listener, at.scope, &at.client, 0) {
+            if let Some(destination) = self.client(at.listener, at.path, &at.client, 0) {
                 self.datagrams.send_copy(destination, &answer);
             }
             return;
@@ -129,7 +141,7 @@ impl<D: Datagrams> Worker<D> {
                 session,
                 client: at.client,
                 listener: at.listener,
-                scope: at.scope,
+                path: at.path,
                 random: hello.random(),
                 phase: Phase::Handshake { inbox: Vec::new(), deadline, source },
                 signs: Signs::new(now.instant),
@@ -185,8 +197,8 @@ impl<D: Datagrams> Worker<D> {
     fn handle_dtls_message(&mut self, now: Now, id: ConnectionId, tos: u8, message: &[u8]) {
         let Some((association, _)) = self.associations.get_mut(id) else { return };
         let (client, listener) = (association.client, association.listener);
-        let terms = self.listeners.get(listener).map(|listener| listener.terms);
-        if terms.is_some_and(|terms| self.is_closed_to(terms, &client)) {
+        let calls_alone = self.listeners.get(listener).is_some_and(|listener| listener.terms.calls_alone);
+        if self.is_closed_to(calls_alone, &client) {
             self.statistics.removed_listener += 1;
             return;
         }
@@ -218,8 +230,8 @@ impl<D: Datagrams> Worker<D> {
     /// Sends what an association has to send.
     fn send_records(&mut self, id: ConnectionId, tos: u8) {
         let Some((association, _)) = self.associations.get_mut(id) else { return };
-        let (listener, scope, client) = (association.listener, association.scope, association.client);
-        if let Some(destination) = self.client(listener, scope, &client, tos) {
+        let (listener, path, client) = (association.listener, association.path, association.client);
+        if let Some(destination) = self.client(listener, path, &client, tos) {
             for record in self.associations.buffers.outgoing() {
                 self.datagrams.send_copy(destination, record);
             }

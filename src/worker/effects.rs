@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use super::connections::Message;
 use super::packet_loop::{RelaySocket, Worker};
-use super::routes::{Socket, Way};
+use super::routes::{Path, Socket, Way};
 use crate::address::RelayedAddr;
 use crate::net::datagrams::{Datagrams, Role};
 use crate::net::drops::receive_drops;
@@ -22,9 +22,13 @@ impl<D: Datagrams> Worker<D> {
         while let Some(effect) = self.server.poll_effect() {
             match effect {
                 Effect::Reply { route, client, bytes } => match Way::of(route) {
-                    Way::Udp { listener, scope } => {
-                        let listener = self.listener_at(listener, client.server);
-                        let destination = listener.and_then(|listener| self.client(listener, scope, &client, 0));
+                    Way::Udp { listener, path } => {
+                        let listener = match path {
+                            Path::Direct { .. } => self.listener_at(listener, client.server),
+                            // Its server's address is the proxy's.
+                            Path::Proxied { .. } => Some(listener),
+                        };
+                        let destination = listener.and_then(|listener| self.client(listener, path, &client, 0));
                         if let Some(destination) = destination {
                             self.datagrams.send_copy(destination, self.server.reply_bytes(bytes));
                         }

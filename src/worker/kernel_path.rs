@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::handle::WakeOnce;
 use super::packet_loop::Worker;
-use super::routes::Way;
+use super::routes::{Path, Way};
 use crate::address::{PeerAddr, RelayedAddr, Transport};
 use crate::net::datagrams::Datagrams;
 use crate::net::socket::{UdpOptions, buffer_sizes, force_buffers};
@@ -212,8 +212,9 @@ fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath, with_loop
     };
     // A link-local address alone does not say which interface it is on.
     let scoped = match Way::of(path.route) {
-        Way::Udp { scope, .. } => scope != 0,
-        Way::Stream(_) | Way::Dtls(_) => return None,
+        Way::Udp { path: Path::Direct { scope }, .. } => scope != 0,
+        // The client's datagrams have another header first.
+        Way::Udp { path: Path::Proxied { .. }, .. } | Way::Stream(_) | Way::Dtls(_) => return None,
     };
     if path.client.transport != Transport::Udp || scoped || is_link_local(peer.ip()) {
         return None;

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+
+use ipnet::IpNet;
 
 use super::packet_loop::Worker;
 use super::requests::Requests;
 use super::routes::Socket;
-use super::settings::Accept;
+use super::settings::{self, Accept};
 use crate::address::FiveTuple;
 use crate::net::datagrams::{Datagrams, Role, SocketKey};
 use crate::net::drops::receive_drops;
@@ -31,17 +34,24 @@ impl Stand {
 }
 
 /// What a listener answers, and whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub accept: Accept,
+    /// Who announces clients, in front of each datagram, and is believed; unless it is empty, nobody else is heard.
+    pub proxies: Arc<[IpNet]>,
     /// It was removed: who has an allocation there keeps it, and to all others it is a closed port.
     pub calls_alone: bool,
 }
 
 impl Terms {
+    /// Those of a listener as it is configured.
+    pub fn of(listener: &settings::Listener) -> Self {
+        Self { proxies: listener.proxies.as_slice().into(), ..Self::open(listener.kind.accept()) }
+    }
+
     /// Everybody is served.
     pub fn open(accept: Accept) -> Self {
-        Self { accept, calls_alone: false }
+        Self { accept, proxies: [].into(), calls_alone: false }
     }
 }
 
@@ -65,7 +75,7 @@ pub enum Listening {
 }
 
 /// A UDP listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Listener {
     /// The socket that answers leave from: one of those that media arrives at.
     pub(super) key: SocketKey,
@@ -119,7 +129,9 @@ pub(super) fn serve<D: Datagrams>(
     let mut keys = Vec::new();
     let result = register(index, stand, datagrams, requests, &mut keys);
     match (result, keys.first()) {
-        (Ok(address), Some(key)) => Ok(Served { listener: Listener { key: *key, address, terms: stand.terms }, keys }),
+        (Ok(address), Some(key)) => {
+            Ok(Served { listener: Listener { key: *key, address, terms: stand.terms.clone() }, keys })
+        }
         (result, _) => {
             keys.into_iter().for_each(|key| datagrams.remove(key));
             requests.remove(datagrams.poll(), index);
@@ -160,7 +172,7 @@ impl<D: Datagrams> Worker<D> {
             Listening::Change { index, terms } => {
                 let Listeners { stands, served } = &mut self.listeners;
                 if let Some(Some(stand)) = stands.get_mut(usize::from(index)) {
-                    stand.terms = terms;
+                    stand.terms = terms.clone();
                 }
                 if let Some(Some(served)) = served.get_mut(usize::from(index)) {
                     served.listener.terms = terms;
@@ -196,9 +208,9 @@ impl<D: Datagrams> Worker<D> {
         }
     }
 
-    /// Whether a removed listener has nothing to say to a client: it has no call there.
-    pub(super) fn is_closed_to(&self, terms: Terms, client: &FiveTuple) -> bool {
-        terms.calls_alone && self.is_stranger(client)
+    /// Whether a listener that was removed, `calls_alone`, has nothing to say to a client: it has no call there.
+    pub(super) fn is_closed_to(&self, calls_alone: bool, client: &FiveTuple) -> bool {
+        calls_alone && self.is_stranger(client)
     }
 
     /// Whether a client has no allocation, here or at another worker.

@@ -4,6 +4,7 @@
 //! carries out the effects and writes in batches. Other threads reach it through a [`WorkerHandle`], other workers
 //! through rings of [`neighbours`].
 
+mod announced;
 mod associations;
 mod authorizer;
 mod berth;
@@ -21,6 +22,7 @@ pub mod neighbours;
 mod pace;
 mod packet_loop;
 mod peers;
+mod proxies;
 mod questions;
 mod records;
 mod requests;
@@ -39,6 +41,7 @@ pub use handle::{Command, Report, WorkerHandle};
 pub use held::HeldSockets;
 pub use listeners::{Listening, Stand, Terms};
 pub use packet_loop::{Legacy, Past, Worker};
+pub use proxies::ProxyHosts;
 pub use questions::{END_MAX, Question};
 pub use records::{Record, Records, TARGET as RECORDS_TARGET, Wanted as WantedRecords};
 pub use requests::{REST_BUFFER_BYTES, rules};

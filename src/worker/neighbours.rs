@@ -6,6 +6,7 @@
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::handle::{Command, WorkerHandle};
+use super::routes::Path;
 use crate::address::{FiveTuple, PeerAddr};
 use crate::net::stream::Connection;
 use crate::turn::{RelayId, Route};
@@ -34,7 +35,9 @@ pub enum What {
     /// same listeners in the same order.
     Client { client: FiveTuple, route: Route, tos: u8 },
     /// A datagram for an association that is that worker's now.
-    Dtls { client: FiveTuple, listener: u16, scope: u32, tos: u8, home: usize },
+    Dtls { client: FiveTuple, listener: u16, path: Path, tos: u8, home: usize },
+    /// A datagram of a client that a proxy has announced, without the header, for the worker of that client.
+    Announced { client: FiveTuple, listener: u16, path: Path, tos: u8 },
 }
 
 /// One worker's ends of the rings.
@@ -126,6 +129,11 @@ impl Neighbours {
     /// The number of this worker: the one that it has no ring to.
     pub(super) fn own(&self) -> usize {
         self.outgoing.iter().position(Option::is_none).unwrap_or(0)
+    }
+
+    /// How many workers there are.
+    pub(super) fn workers(&self) -> usize {
+        self.outgoing.len()
     }
 
     /// Gives a stream to another worker for good. A stream that nobody takes is closed.

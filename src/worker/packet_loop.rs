@@ -19,6 +19,7 @@ use super::listeners::{Listeners, Served, Stand};
 use super::neighbours::Neighbours;
 use super::pace::Pace;
 use super::peers::Peers;
+use super::proxies::Proxies;
 use super::records::Records;
 use super::requests::Requests;
 use super::routes::{ConnectionId, Socket};
@@ -79,6 +80,7 @@ pub struct Worker<D> {
     pub(super) peers: Peers,
     pub(super) deadlines: Deadlines,
     pub(super) associations: Associations,
+    pub(super) proxies: Proxies,
     pub(super) neighbours: Neighbours,
     pub(super) held: HeldSockets,
     pub(super) kernel_path: KernelPath,
@@ -133,6 +135,7 @@ impl<D: Datagrams> Worker<D> {
             held: berth.held.clone(),
             kernel_path: KernelPath::new(berth.offload.clone(), &legacy.wake),
             associations: Associations::new(berth.dtls.clone()),
+            proxies: Proxies::new(berth.proxies.clone()),
             records: berth.records.clone(),
             authorizer: berth.authorizer.clone(),
             statistics: Statistics::default(),

@@ -28,6 +28,9 @@ const IMPOSTORS_MAX: usize = 4;
 const MUCH_MEDIA: usize = 64;
 /// The content type of application data, and the version's first byte (RFC 6347 section 4.1).
 const DTLS_DATA: u16 = 0x17FE;
+/// The signature of the PROXY protocol, version 2: its first two bytes, and those from the fifth on.
+const PROXY_BEGINS: u16 = 0x0D0A;
+const PROXY_GOES_ON: u32 = 0x000D_0A51;
 /// What waits in the queue of strangers: at 2304 bytes charged for each small datagram and twice the number given here,
 /// some 450 requests. A queue is as long as its oldest request may wait; clients ask again after 250 ms at the earliest.
 pub const REST_BUFFER_BYTES: usize = 512 << 10;
@@ -41,8 +44,8 @@ const RECOVERY: Duration = Duration::from_millis(100);
 
 /// Which datagrams wait where.
 ///
-/// Media is ChannelData and Send indications, and whatever is in an encrypted record of DTLS; a flood that is dressed so
-/// shares a queue with some of the calls.
+/// Media is ChannelData and Send indications, and whatever is in an encrypted record of DTLS or behind the header of a
+/// proxy; a flood that is dressed so shares a queue with some of the calls.
 pub fn rules(channels_above_4fff: bool) -> Vec<Rule> {
     let channels = 0x4000..=if channels_above_4fff { 0x7FFF } else { 0x4FFF };
     let message = |method, class, queue| {
@@ -53,6 +56,7 @@ pub fn rules(channels_above_4fff: bool) -> Vec<Rule> {
         Rule { begins: channels, then: Then::Length, queue: Queue::Many },
         message(Method::Send, Class::Indication, Queue::Many),
         Rule { begins: DTLS_DATA..=DTLS_DATA, then: Then::Anything, queue: Queue::Many },
+        Rule { begins: PROXY_BEGINS..=PROXY_BEGINS, then: Then::Number(PROXY_GOES_ON), queue: Queue::Many },
         message(Method::Refresh, Class::Request, Queue::Few),
         message(Method::CreatePermission, Class::Request, Queue::Few),
         message(Method::ChannelBind, Class::Request, Queue::Few),
@@ -288,6 +292,7 @@ mod tests {
             assert_eq!(queue(method), Some(Queue::Few));
         }
         assert_eq!((queue(0x0001), queue(0x0003)), (None, None));
+        assert_eq!(queue(PROXY_BEGINS), Some(Queue::Many));
         assert!(super::rules(true)[0].begins.contains(&0x7FFF));
     }
 }

@@ -78,23 +78,36 @@ impl ConnectionId {
 /// The way back to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Through a UDP listener; `scope` is the interface of a link-local client, which its address does not tell.
+    /// Through a UDP listener.
     Udp {
         listener: u16,
-        scope: u32,
+        path: Path,
     },
     Stream(ConnectionId),
     /// An association of DTLS.
     Dtls(ConnectionId),
 }
 
+/// How datagrams go between a UDP listener and a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// To the client's address; `scope` is the interface of a link-local one, which that does not tell.
+    Direct { scope: u32 },
+    /// Through the proxy that has announced the client: the number of its [host](super::proxies::Host), and the port.
+    Proxied { host: u16, port: u16 },
+}
+
 const STREAM: u64 = 1 << 63;
 const DTLS: u64 = 1 << 62;
+const PROXIED: u64 = 1 << 61;
 
 impl Way {
     pub(super) fn route(self) -> Route {
         Route(match self {
-            Self::Udp { listener, scope } => u64::from(listener) << 32 | u64::from(scope),
+            Self::Udp { listener, path: Path::Direct { scope } } => u64::from(listener) << 32 | u64::from(scope),
+            Self::Udp { listener, path: Path::Proxied { host, port } } => {
+                PROXIED | u64::from(listener) << 32 | u64::from(host) << 16 | u64::from(port)
+            }
             Self::Stream(connection) => STREAM | connection.pack(),
             Self::Dtls(association) => DTLS | association.pack(),
         })
@@ -106,7 +119,12 @@ impl Way {
         } else if route & DTLS != 0 {
             Self::Dtls(ConnectionId::unpack(route))
         } else {
-            Self::Udp { listener: (route >> 32) as u16, scope: route as u32 }
+            let path = if route & PROXIED != 0 {
+                Path::Proxied { host: (route >> 16) as u16, port: route as u16 }
+            } else {
+                Path::Direct { scope: route as u32 }
+            };
+            Self::Udp { listener: (route >> 32) as u16, path }
         }
     }
 }
@@ -129,7 +147,9 @@ mod tests {
         ] {
             assert_eq!(Socket::of(socket.token()), socket);
         }
-        for way in [Way::Udp { listener: u16::MAX, scope: u32::MAX }, Way::Stream(connection), Way::Dtls(connection)] {
+        let udp = |path| Way::Udp { listener: u16::MAX, path };
+        let (direct, proxied) = (Path::Direct { scope: u32::MAX }, Path::Proxied { host: 1, port: u16::MAX });
+        for way in [udp(direct), udp(proxied), Way::Stream(connection), Way::Dtls(connection)] {
             assert_eq!(Way::of(way.route()), way);
         }
     }

@@ -16,6 +16,11 @@ pub struct Statistics {
     pub requests_shed: u64,
     /// Datagrams of clients without an allocation at a listener that was removed.
     pub removed_listener: u64,
+    /// At listeners behind proxies: datagrams of somebody else than a proxy, those of proxies without a header that can be
+    /// believed, and those of proxies beyond the number that is kept.
+    pub proxy_strangers: u64,
+    pub proxy_headers: u64,
+    pub proxy_hosts: u64,
     /// Datagrams that the kernel dropped as the receive buffer was full: of listeners, requests and media alike, and of
     /// relay sockets that are closed.
     pub listener_drops: u64,
@@ -46,6 +51,9 @@ impl AddAssign for Statistics {
             truncated,
             requests_shed,
             removed_listener,
+            proxy_strangers,
+            proxy_headers,
+            proxy_hosts,
             listener_drops,
             relay_drops,
             ring_full,
@@ -62,6 +70,9 @@ impl AddAssign for Statistics {
         self.truncated += truncated;
         self.requests_shed += requests_shed;
         self.removed_listener += removed_listener;
+        self.proxy_strangers += proxy_strangers;
+        self.proxy_headers += proxy_headers;
+        self.proxy_hosts += proxy_hosts;
         self.listener_drops += listener_drops;
         self.relay_drops += relay_drops;
         self.ring_full += ring_full;

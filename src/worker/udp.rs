@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
 
+use super::announced::Arrived;
 use super::connections::Message;
 use super::dtls::At;
-use super::listeners::Listener;
+use super::listeners::{Listener, Terms};
 use super::neighbours::{Packet, What};
 use super::packet_loop::Worker;
 use super::requests::Taken;
-use super::routes::Way;
+use super::routes::{Path, Way};
 use super::settings::Accept;
 use crate::address::{ClientAddr, FiveTuple, PeerAddr, ServerAddr, Transport};
 use crate::net::datagrams::{Datagram, Datagrams, Destination, SocketKey};
@@ -40,11 +41,21 @@ impl<D: Datagrams> Worker<D> {
             self.statistics.truncated += 1;
             return;
         }
-        let (client, terms) = (listener.five_tuple(datagram.from, datagram.to), listener.terms);
-        let route = Way::Udp { listener: index, scope: scope_of(datagram.from) }.route();
+        if listener.is_behind_proxies() {
+            let mut bytes = self.proxies.take_datagram();
+            bytes.extend_from_slice(&self.datagrams.datagram(datagram.slot)[..datagram.len]);
+            let Datagram { from, to, tos, .. } = *datagram;
+            self.handle_proxy(now, &Arrived { listener: index, from, to, tos }, &bytes);
+            self.proxies.restore(bytes);
+            return;
+        }
+        let client = listener.five_tuple(datagram.from, datagram.to);
+        let Terms { accept, calls_alone, .. } = listener.terms;
+        let path = Path::Direct { scope: scope_of(datagram.from) };
+        let route = Way::Udp { listener: index, path }.route();
         let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
-        match told_apart(terms.accept, bytes) {
-            Spoken::Plain if self.is_closed_to(terms, &client) => {
+        match told_apart(accept, bytes) {
+            Spoken::Plain if self.is_closed_to(calls_alone, &client) => {
                 self.statistics.removed_listener += 1;
                 return;
             }
@@ -57,8 +68,8 @@ impl<D: Datagrams> Worker<D> {
                 let mut bytes = std::mem::take(&mut self.associations.datagram);
                 bytes.clear();
                 bytes.extend_from_slice(&self.datagrams.datagram(datagram.slot)[..datagram.len]);
-                let (scope, tos) = (scope_of(datagram.from), datagram.tos);
-                self.handle_dtls(now, At { client, listener: index, scope, tos, home: None }, &bytes);
+                let tos = datagram.tos;
+                self.handle_dtls(now, At { client, listener: index, path, tos, home: None }, &bytes);
                 self.associations.datagram = bytes;
                 return;
             }
@@ -95,7 +106,6 @@ impl<D: Datagrams> Worker<D> {
 
     fn handle_requests(&mut self, now: Now, batch: &RecvBatch, taken: &Taken) {
         self.statistics.requests_shed += u64::from(taken.dropped);
-        let Some(listener) = self.listeners.get(taken.listener).copied() else { return };
         let mut strangers = 0;
         for slot in 0..taken.count {
             let meta = batch.meta(slot);
@@ -103,7 +113,14 @@ impl<D: Datagrams> Worker<D> {
                 self.statistics.truncated += 1;
                 continue;
             }
-            let (client, terms) = (listener.five_tuple(meta.from, meta.to), listener.terms);
+            let Some(listener) = self.listeners.get(taken.listener) else { return };
+            if listener.is_behind_proxies() {
+                let arrived = Arrived { listener: taken.listener, from: meta.from, to: meta.to, tos: meta.tos };
+                self.handle_proxy(now, &arrived, batch.datagram(slot));
+                continue;
+            }
+            let client = listener.five_tuple(meta.from, meta.to);
+            let Terms { accept, calls_alone, .. } = listener.terms;
             if taken.strangers_max < taken.count && self.is_stranger(&client) {
                 strangers += 1;
                 if strangers > taken.strangers_max {
@@ -111,10 +128,11 @@ impl<D: Datagrams> Worker<D> {
                     continue;
                 }
             }
-            let route = Way::Udp { listener: taken.listener, scope: scope_of(meta.from) }.route();
+            let path = Path::Direct { scope: scope_of(meta.from) };
+            let route = Way::Udp { listener: taken.listener, path }.route();
             let bytes = batch.datagram(slot);
-            match told_apart(terms.accept, bytes) {
-                Spoken::Plain if self.is_closed_to(terms, &client) => {
+            match told_apart(accept, bytes) {
+                Spoken::Plain if self.is_closed_to(calls_alone, &client) => {
                     self.statistics.removed_listener += 1;
                     continue;
                 }
@@ -124,8 +142,7 @@ impl<D: Datagrams> Worker<D> {
                     continue;
                 }
                 Spoken::Dtls => {
-                    let scope = scope_of(meta.from);
-                    let at = At { client, listener: taken.listener, scope, tos: meta.tos, home: None };
+                    let at = At { client, listener: taken.listener, path, tos: meta.tos, home: None };
                     self.handle_dtls(now, at, bytes);
                     continue;
                 }
@@ -178,13 +195,17 @@ impl<D: Datagrams> Worker<D> {
                     }
                 }
                 What::Client { client, route, tos } => {
+                    self.reroute(&client, route);
                     if let Some(forward) = self.server.handle_client(now, &client, route, &bytes) {
                         self.forward(now, forward, Body::Bytes(&bytes), tos);
                     }
                     self.carry_out_effects(now);
                 }
-                What::Dtls { client, listener, scope, tos, home } => {
-                    self.handle_dtls(now, At { client, listener, scope, tos, home: Some(home) }, &bytes);
+                What::Dtls { client, listener, path, tos, home } => {
+                    self.handle_dtls(now, At { client, listener, path, tos, home: Some(home) }, &bytes);
+                }
+                What::Announced { client, listener, path, tos } => {
+                    self.handle_announced(now, At { client, listener, path, tos, home: None }, &bytes);
                 }
             }
             self.neighbours.give_back(ring, bytes);
@@ -214,8 +235,8 @@ impl<D: Datagrams> Worker<D> {
             Forward::ToClient { route, client, prefix, payload, padding } => {
                 let prefix = prefix.as_bytes();
                 match (Way::of(route), body) {
-                    (Way::Udp { listener, scope }, Body::Slot(slot)) => {
-                        let Some(destination) = self.client(listener, scope, &client, tos) else { return };
+                    (Way::Udp { listener, path }, Body::Slot(slot)) => {
+                        let Some(destination) = self.client(listener, path, &client, tos) else { return };
                         let start = HEADROOM + payload.start - prefix.len();
                         let end = HEADROOM + payload.end;
                         let bytes = self.datagrams.slot_mut(slot);
@@ -223,8 +244,8 @@ impl<D: Datagrams> Worker<D> {
                         bytes[end..end + usize::from(padding)].fill(0);
                         self.datagrams.send_slot(destination, slot, start, end + usize::from(padding) - start);
                     }
-                    (Way::Udp { listener, scope }, Body::Bytes(bytes)) => {
-                        let Some(destination) = self.client(listener, scope, &client, tos) else { return };
+                    (Way::Udp { listener, path }, Body::Bytes(bytes)) => {
+                        let Some(destination) = self.client(listener, path, &client, tos) else { return };
                         self.message.clear();
                         self.message.extend_from_slice(prefix);
                         self.message.extend_from_slice(&bytes[payload]);
@@ -272,10 +293,20 @@ impl<D: Datagrams> Worker<D> {
     }
 
     /// The way to a UDP client; a listener that has one address alone need not be told which to send from.
-    pub(super) fn client(&self, listener: u16, scope: u32, client: &FiveTuple, tos: u8) -> Option<Destination> {
+    pub(super) fn client(&mut self, listener: u16, path: Path, client: &FiveTuple, tos: u8) -> Option<Destination> {
         let listener = self.listeners.get(listener)?;
-        let source = listener.address.ip().is_unspecified().then(|| client.server.ip());
-        Some(Destination { socket: listener.key, to: client_socket(client, scope), source, tos })
+        let socket = listener.key;
+        let (to, source) = match path {
+            Path::Direct { scope } => {
+                let source = listener.address.ip().is_unspecified().then(|| client.server.ip());
+                (client_socket(client, scope), source)
+            }
+            Path::Proxied { host, port } => {
+                let host = self.proxies.host(host)?;
+                (host.socket_addr(port), host.asked)
+            }
+        };
+        Some(Destination { socket, to, source, tos })
     }
 
     /// The listener that sends from `server`: the one that was asked, or this worker's socket of another one's group
@@ -303,22 +334,26 @@ impl<D: Datagrams> Worker<D> {
 }
 
 impl Listener {
+    fn is_behind_proxies(&self) -> bool {
+        !self.terms.proxies.is_empty()
+    }
+
     /// The 5-tuple of a datagram; `to` is the address that was asked, where the listener has many.
-    fn five_tuple(&self, from: SocketAddr, to: Option<IpAddr>) -> FiveTuple {
+    pub(super) fn five_tuple(&self, from: SocketAddr, to: Option<IpAddr>) -> FiveTuple {
         let asked = SocketAddr::new(to.unwrap_or(self.address.ip()), self.address.port());
         FiveTuple { transport: Transport::Udp, client: ClientAddr::new(from), server: ServerAddr::new(asked) }
     }
 }
 
 /// What a datagram is, as far as its listener answers it.
-enum Spoken {
+pub(super) enum Spoken {
     Plain,
     Dtls,
     /// Not DTLS, where nothing else is answered.
     Unwanted,
 }
 
-fn told_apart(accept: Accept, bytes: &[u8]) -> Spoken {
+pub(super) fn told_apart(accept: Accept, bytes: &[u8]) -> Spoken {
     match (accept, is_dtls(bytes)) {
         (Accept::Plain, _) | (Accept::Both, false) => Spoken::Plain,
         (Accept::Both | Accept::Tls, true) => Spoken::Dtls,
@@ -327,7 +362,7 @@ fn told_apart(accept: Accept, bytes: &[u8]) -> Spoken {
 }
 
 /// The interface of a link-local address, else 0.
-fn scope_of(address: SocketAddr) -> u32 {
+pub(super) fn scope_of(address: SocketAddr) -> u32 {
     match address {
         SocketAddr::V4(_) => 0,
         SocketAddr::V6(address) => address.scope_id(),

@@ -38,6 +38,7 @@ mod mobility;
 mod operate;
 #[cfg(feature = "probe")]
 mod probe;
+mod proxied_datagrams;
 mod proxy;
 mod records;
 mod relaying;

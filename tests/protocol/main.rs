@@ -33,6 +33,7 @@ mod rates;
 mod redirect;
 mod refresh;
 mod relay_sockets;
+mod rerouted;
 mod reservation;
 mod sessions;
 mod strangers;

@@ -19,7 +19,7 @@ use ferryd::turn::settings::{RelayAddress, Settings as TurnSettings};
 use ferryd::turn::{PeerPolicy, Policy, Shared, WorkerId};
 use ferryd::worker::neighbours::Neighbours;
 use ferryd::worker::settings::{Accept, Settings};
-use ferryd::worker::{Berth, Command, HeldSockets, Legacy, Past, Records, Stand, Terms, WorkerHandle};
+use ferryd::worker::{Berth, Command, HeldSockets, Legacy, Past, ProxyHosts, Records, Stand, Terms, WorkerHandle};
 
 use crate::heap::{count_this_thread, in_arena, is_in_arena, with_arena_read_only};
 
@@ -115,7 +115,8 @@ impl Crew {
             let listeners = vec![Some(Stand { queues, terms: Terms::open(Accept::Plain) })];
             let (id, settings) = (WorkerId(index as u8), Settings::default());
             let (shared, held, records) = (Arc::clone(&shared), held.clone(), records.clone());
-            let berth = Berth { id, settings, shared, held, offload: None, records, authorizer: None, dtls: None };
+            let (offload, authorizer, dtls, proxies) = (None, None, None, ProxyHosts::default());
+            let berth = Berth { id, settings, shared, held, proxies, offload, records, authorizer, dtls };
             let (policy, past) = (policy.clone(), Past::default());
             let legacy = Legacy { policy, commands, wake, neighbours, listeners, past };
             crew.threads.push(std::thread::spawn(move || {

@@ -221,6 +221,18 @@ impl Server {
         }
     }
 
+    /// Says that a client's datagrams come another way now: what goes to it takes that one.
+    pub fn handle_rerouted(&mut self, client: &FiveTuple, route: Route) {
+        let Some(allocation) = self.table.find(client).and_then(|id| self.table.get_mut(id)) else { return };
+        if allocation.client == *client {
+            allocation.route = route;
+        } else if let Some(next) = allocation.mobility.as_mut().and_then(|mobility| mobility.next.as_mut())
+            && next.client == *client
+        {
+            next.route = route;
+        }
+    }
+
     /// "After receiving any of those messages, a TURN server discards the old ticket and the old 5-tuple associated
     /// with the old ticket from its state data."
     fn move_over(&mut self, id: AllocationId) {

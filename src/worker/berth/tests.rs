@@ -185,7 +185,8 @@ impl Crew {
             let listeners = vec![Some(Stand { queues, terms: Terms::open(Accept::Plain) })];
             let (id, shared, held) = (WorkerId(index as u8), Arc::clone(&crew.shared), held.clone());
             let (settings, records) = (Settings::default(), Records::new(Default::default()).0);
-            let berth = Berth { id, settings, shared, held, offload: None, records, authorizer: None, dtls: None };
+            let (offload, authorizer, dtls, proxies) = (None, None, None, ProxyHosts::default());
+            let berth = Berth { id, settings, shared, held, proxies, offload, records, authorizer, dtls };
             let (policy, past) = (policy.clone(), Past::default());
             let legacy = Legacy { policy, commands, wake, neighbours, listeners, past };
             let switch = Arc::new(Switch(AtomicU8::new(Fault::Nowhere as u8)));
