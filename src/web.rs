@@ -1,23 +1,23 @@
 //! HTTP as a client: one request over one connection, plain or over TLS, with a deadline for all of it.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::{Request, Uri, header};
+use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::UnixStream;
 
 pub use self::trust::{Trust, signs_itself};
 
+mod exchange;
 mod trust;
-
-/// A status line.
-const STATUS_LEN_MAX: usize = 1024;
 
 /// `http://host[:port]/path` or `https://...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,24 +31,23 @@ pub struct Url {
 impl Url {
     /// `None` for what is no such URL; credentials in it are not taken.
     pub fn parse(text: &str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        let (is_tls, default_port) = match scheme {
+        let uri: Uri = text.parse().ok()?;
+        let (is_tls, default_port) = match uri.scheme_str()? {
             "http" => (false, 80),
             "https" => (true, 443),
             _ => return None,
         };
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let path = if path.is_empty() { "/" } else { path };
-        let is_fit = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        if authority.contains('@') || !is_fit(authority) || !is_fit(path) || path.contains('#') {
-            return None;
-        }
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok().filter(|port| *port != 0)?),
-            Some(_) | None => (authority, default_port),
+        let authority = uri.authority()?.as_str();
+        let host = uri.host()?;
+        let port = match authority.strip_prefix(host)? {
+            "" => default_port,
+            port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
         };
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        (!host.is_empty()).then(|| Self { is_tls, host: host.to_owned(), port, path: path.to_owned() })
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        // A fragment is for people.
+        let is_fit = !host.is_empty() && !text.contains('#');
+        is_fit.then(|| Self { is_tls, host: host.to_owned(), port, path: path.to_owned() })
     }
 }
 
@@ -132,9 +131,7 @@ impl Endpoint {
 
     /// Posts JSON and returns the status of the answer; the rest of it is not read.
     pub fn post(&self, body: &str, patience: Duration) -> io::Result<u16> {
-        let deadline = Instant::now() + patience;
-        let mut stream = self.send("POST", &self.url.path, body, deadline)?;
-        status(|bytes| stream.read(bytes, deadline))
+        Ok(self.exchange("POST", &self.url.path, body, None, patience)?.0)
     }
 
     /// Sends a request and reads the answer to its end: the status and the body of at most `len_max` bytes.
@@ -146,155 +143,62 @@ impl Endpoint {
         len_max: usize,
         patience: Duration,
     ) -> io::Result<(u16, Vec<u8>)> {
-        let deadline = Instant::now() + patience;
-        let mut stream = self.send(method, path, body, deadline)?;
-        let mut answer = Vec::new();
-        let mut bytes = vec![0; 16 << 10];
-        loop {
-            if let Some((status, body)) = parse(&answer) {
-                return Ok((status, body));
-            }
-            let count = stream.read(&mut bytes, deadline)?;
-            if count == 0 {
-                return parse_ended(&answer).ok_or_else(no_http);
-            }
-            if answer.len() + count > len_max {
-                return Err(no_http());
-            }
-            answer.extend_from_slice(&bytes[..count]);
-        }
+        self.exchange(method, path, body, Some(len_max), patience)
     }
 
-    fn send(&self, method: &str, path: &str, body: &str, deadline: Instant) -> io::Result<Stream> {
+    fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        len_max: Option<usize>,
+        patience: Duration,
+    ) -> io::Result<(u16, Vec<u8>)> {
         let Url { host, port, .. } = &self.url;
-        let token = self.token.as_ref().map(|Token(token)| format!("Authorization: Bearer {token}\r\n"));
-        let host_header = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        // By HTTP/1.0, whose answers come in one piece.
-        let mut request = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {host_header}:{port}\r\nUser-Agent: ferryd\r\nConnection: close\r\n{}",
-            token.unwrap_or_default()
-        );
-        if !body.is_empty() {
-            request += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-        }
-        request += "\r\n";
-        request += body;
-        let tcp = connect(host, *port, deadline)?;
-        let mut stream = match &self.tls {
-            None => Stream::Plain(tcp),
-            Some(config) => {
-                let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-                let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-                Stream::Tls(Box::new(StreamOwned::new(connection, tcp)))
-            }
-        };
-        stream.write_all(request.as_bytes(), deadline)?;
-        Ok(stream)
+        let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let request = request(method, path, &name, self.token.as_ref(), body)?;
+        exchange::exchange(exchange::connect(host, *port, self.tls.clone()), request, len_max, patience)
     }
 }
 
-enum Stream {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+/// The same over a socket of this host.
+pub fn request_over_socket(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+    len_max: usize,
+    patience: Duration,
+) -> io::Result<(u16, Vec<u8>)> {
+    let request = request(method, path, "ferryd", None, body)?;
+    let connect = async { Ok(Box::new(UnixStream::connect(socket).await?) as Box<dyn exchange::Stream>) };
+    exchange::exchange(connect, request, Some(len_max), patience)
 }
 
-impl Stream {
-    /// Lets the next step take what is left; a server that drips is cut off at the deadline.
-    fn limit(&self, deadline: Instant) -> io::Result<()> {
-        let tcp = match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => &tls.sock,
-        };
-        let left = Some(left(deadline)?);
-        tcp.set_read_timeout(left)?;
-        tcp.set_write_timeout(left)
+fn request(
+    method: &str,
+    path: &str,
+    host: &str,
+    token: Option<&Token>,
+    body: &str,
+) -> io::Result<Request<Full<Bytes>>> {
+    let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+    request = request.header(header::USER_AGENT, "ferryd").header(header::CONNECTION, "close");
+    if let Some(Token(token)) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
-
-    fn write_all(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-        self.limit(deadline)?;
-        match self {
-            Self::Plain(tcp) => tcp.write_all(bytes),
-            Self::Tls(tls) => tls.write_all(bytes),
-        }
+    if !body.is_empty() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
     }
-
-    fn read(&mut self, bytes: &mut [u8], deadline: Instant) -> io::Result<usize> {
-        self.limit(deadline)?;
-        match self {
-            Self::Plain(tcp) => tcp.read(bytes),
-            Self::Tls(tls) => tls.read(bytes),
-        }
-    }
-}
-
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-}
-
-fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, left(deadline)?) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn no_http() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer")
-}
-
-/// Reads the status line.
-fn status(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<u16> {
-    let mut answer = Vec::new();
-    loop {
-        let mut bytes = [0; 256];
-        let count = read(&mut bytes)?;
-        answer.extend_from_slice(&bytes[..count]);
-        if let Some(line) = answer.split(|byte| *byte == b'\n').next().filter(|line| line.len() < answer.len()) {
-            let line = std::str::from_utf8(line).map_err(|_| no_http())?;
-            return status_of(line).ok_or_else(no_http);
-        }
-        if count == 0 || answer.len() > STATUS_LEN_MAX {
-            return Err(no_http());
-        }
-    }
-}
-
-fn status_of(line: &str) -> Option<u16> {
-    line.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()
-}
-
-/// The status and the body of an answer that is whole, by the length that it tells.
-pub fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let (status, length, body) = split(answer)?;
-    // A server that dies midway is no answer.
-    (length == Some(body.len())).then(|| (status, body.to_vec()))
-}
-
-/// The same of one that tells no length, and that its connection has ended.
-fn parse_ended(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let (status, length, body) = split(answer)?;
-    length.is_none().then(|| (status, body.to_vec()))
-}
-
-fn split(answer: &[u8]) -> Option<(u16, Option<usize>, &[u8])> {
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let status = status_of(head)?;
-    let body = &answer[end + 4..];
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap_or(usize::MAX))
-    });
-    Some((status, length, body))
+    let wrong = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    request.body(Full::from(body.to_owned())).map_err(wrong)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -320,28 +224,58 @@ mod tests {
         }
     }
 
+    /// What becomes of a request that a server answers so, and then with silence or the end.
+    fn answered(
+        answer: &'static [u8],
+        then_ends: bool,
+        len_max: Option<usize>,
+    ) -> Result<(u16, Vec<u8>), io::ErrorKind> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = Url::parse(&format!("http://{}/hook", listener.local_addr().unwrap())).unwrap();
+        let endpoint = Endpoint::new(url, Token::parse("token"), || unreachable!("there is no TLS")).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            while !request.ends_with("\r\n\r\nbody") {
+                let mut bytes = [0; 256];
+                let count = stream.read(&mut bytes).unwrap();
+                request.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+            }
+            assert!(request.starts_with("POST /hook HTTP/1.1\r\n") && request.contains("Bearer token"), "{request}");
+            stream.write_all(answer).unwrap();
+            if !then_ends {
+                // Until the client gives up.
+                let _ = stream.read(&mut [0]);
+            }
+        });
+        let patience = if then_ends { Duration::from_secs(30) } else { Duration::from_millis(300) };
+        let answered = endpoint.exchange("POST", "/hook", "body", len_max, patience).map_err(|error| error.kind());
+        server.join().unwrap();
+        answered
+    }
+
     #[test]
-    fn only_a_whole_status_line_is_an_answer() {
-        let read = |text: &str| {
-            let mut bytes = text.as_bytes();
-            status(|buffer| bytes.read(buffer)).map_err(|error| error.kind())
-        };
-        assert_eq!(read("HTTP/1.1 204 No Content\r\n"), Ok(204));
-        assert_eq!(read("HTTP/1.0 500 x\n"), Ok(500));
-        for wrong in ["", "HTTP/1.1 204 No Content", "SSH-2.0\r\n", "HTTP/1.1 2\r\n", &"x".repeat(5000)] {
-            assert_eq!(read(wrong), Err(io::ErrorKind::InvalidData), "{wrong:.20}");
+    fn only_a_whole_answer_is_one() {
+        let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntrue";
+        assert_eq!(answered(whole, true, Some(4)), Ok((200, b"true".to_vec())));
+        assert_eq!(answered(whole, true, Some(3)), Err(io::ErrorKind::InvalidData), "too long");
+        assert_eq!(answered(b"HTTP/1.0 200 OK\r\n\r\ntrue", true, Some(9)), Ok((200, b"true".to_vec())));
+        let chunked = b"HTTP/1.1 500 x\r\ntransfer-encoding: chunked\r\n\r\n2\r\ntr\r\n2\r\nue\r\n0\r\n\r\n";
+        assert_eq!(answered(chunked, true, Some(9)), Ok((500, b"true".to_vec())));
+        for cut in [&b""[..], &whole[..10], &whole[..30], &whole[..40], b"SSH-2.0-server\r\n", b"HTTP/1.1 2\r\n\r\n"] {
+            let words = String::from_utf8_lossy(cut);
+            assert_eq!(answered(cut, true, Some(9)), Err(io::ErrorKind::InvalidData), "{words}");
         }
     }
 
     #[test]
-    fn an_answer_that_was_cut_off_is_none() {
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntrue";
-        assert_eq!(parse(answer), Some((200, b"true".to_vec())));
-        for cut in 1..answer.len() {
-            assert!(parse(&answer[..cut]).is_none() && (cut < 38 || parse_ended(&answer[..cut]).is_none()), "{cut}");
-        }
-        let untold = b"HTTP/1.0 200 OK\r\n\r\ntrue";
-        assert_eq!((parse(untold), parse_ended(untold)), (None, Some((200, b"true".to_vec()))));
+    fn nobody_waits_for_longer_than_the_deadline_or_for_what_is_not_wanted() {
+        assert_eq!(
+            answered(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntr", false, Some(9)),
+            Err(io::ErrorKind::TimedOut)
+        );
+        assert_eq!(answered(b"HTTP/1.1 200", false, None), Err(io::ErrorKind::TimedOut));
+        assert_eq!(answered(b"HTTP/1.1 204 No Content\r\n\r\n", false, None), Ok((204, Vec::new())));
     }
 
     #[test]

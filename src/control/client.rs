@@ -1,8 +1,7 @@
 //! Speaks the admin API from the command line: one request over one connection.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::wire;
-use crate::web::{Endpoint, parse, signs_itself};
+use crate::web::{Endpoint, request_over_socket, signs_itself};
 
 /// A listing of a busy server takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// More than the longest answer.
-const ANSWER_LEN_MAX: u64 = 64 << 20;
+const ANSWER_LEN_MAX: usize = 64 << 20;
 
 /// The daemon behind a socket, or behind a URL.
 #[derive(Clone, Debug)]
@@ -103,8 +102,8 @@ impl Client {
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let answered = match &self.door {
-            Door::Local(socket) => ask(socket, method, path, &body),
-            Door::Remote(endpoint) => endpoint.request(method, path, &body, ANSWER_LEN_MAX as usize, PATIENCE),
+            Door::Local(socket) => request_over_socket(socket, method, path, &body, ANSWER_LEN_MAX, PATIENCE),
+            Door::Remote(endpoint) => endpoint.request(method, path, &body, ANSWER_LEN_MAX, PATIENCE),
         };
         let (status, body) = answered.map_err(|source| {
             let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -145,23 +144,6 @@ impl Client {
             Door::Remote(endpoint) => Place::url(&endpoint.url.host, endpoint.url.port),
         }
     }
-}
-
-/// Asks over a socket of this host.
-fn ask(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: ferryd\r\nConnection: close\r\n");
-    if !body.is_empty() {
-        let _ = write!(request, "Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-    }
-    request += "\r\n";
-    request += body;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_LEN_MAX).read_to_end(&mut answer)?;
-    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer"))
 }
 
 /// A path with a query; values may be anything.

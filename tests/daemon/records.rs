@@ -169,7 +169,7 @@ fn a_webhook_that_fails_is_asked_again_until_it_takes_the_records() {
     let (mut client, _peer) = call(Client::udp(ferryd.address()));
     client.refresh(0).unwrap();
     let (head, first) = requests.recv_timeout(PATIENCE).unwrap();
-    assert!(head.starts_with("POST /turn?x=1 HTTP/1.0\r\n"), "{head}");
+    assert!(head.starts_with("POST /turn?x=1 HTTP/1.1\r\n"), "{head}");
     assert!(head.contains("Authorization: Bearer sesame") && head.contains("Content-Type: application/json"), "{head}");
     assert_eq!((&first["events"][0]["event"], &first["events"][0]["bytes_to_peers"]), (&"ended".into(), &300.into()));
     assert_eq!(requests.recv_timeout(PATIENCE).unwrap().1, first, "the same again");
