@@ -26,7 +26,7 @@ pub struct Settings {
     pub lifetime_max: Duration,
     pub peers: PeerSettings,
     pub limits: Limits,
-    /// The SOFTWARE attribute of answers to authenticated requests; `None` leaves it out.
+    /// SOFTWARE, a name and a version: strangers are told the name alone. `None` leaves it out.
     pub software: Option<String>,
     /// Accepts channel numbers 0x5000-0x7FFF, which RFC 5766 allowed and RFC 8656 does not.
     pub channels_above_4fff: bool,
@@ -138,7 +138,8 @@ pub struct PeerGroup {
 /// Bounds on what clients can make the server hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Allocations of one named user; time-limited users without a name are not counted. 0 is no limit.
+    /// Allocations of one user. 0 is no limit. The default is for names that are one person's; another limit is for those
+    /// that many may share, too: static users, and time-limited ones without a name.
     pub allocations_per_user: u32,
     /// Allocations of all clients together. 0 is no limit but ports and descriptors.
     pub allocations_total: u32,

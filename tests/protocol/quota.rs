@@ -1,5 +1,10 @@
 //! Quotas: 486 (Allocation Quota Reached), and what they count.
 
+use std::net::SocketAddr;
+
+use ferryd::address::ClientAddr;
+use ferryd::turn::settings::Limits;
+
 use crate::harness::{Client, Signed, World, assert_no_leak, secs};
 
 fn named(world: &World, port: u16, name: &str) -> Client {
@@ -31,13 +36,25 @@ fn more_allocations_of_a_user_than_the_limit_are_rejected_with_486() {
 }
 
 #[test]
-fn names_that_many_may_share_are_not_counted() {
-    // Field notes, section 4: caps per user are off for nameless and shared users.
-    let mut world = World::with(|setup| setup.turn.limits.allocations_per_user = 1);
-    for port in 1000..1010 {
+fn names_that_many_may_share_are_counted_where_a_limit_is_set() {
+    // Field notes, section 4: caps per user are off for nameless and shared users; an operator who sets one means them.
+    let mut world = World::new();
+    let two = |world: &mut World, client: Client| {
+        [1, 2].map(|port: u16| {
+            let mut client = client.clone();
+            client.at.client = ClientAddr::new(SocketAddr::new(client.at.client.ip(), port));
+            client.allocate(world).result()
+        })
+    };
+    let limit = Limits::DEFAULT.allocations_per_user;
+    for port in 1000..=1000 + limit as u16 {
         assert_eq!(named(&world, port, "").allocate(&mut world).result(), Ok(()));
         assert_eq!(Client::new(&format!("198.51.100.2:{port}")).allocate(&mut world).result(), Ok(()));
     }
+    let mut world = World::with(|setup| setup.turn.limits.allocations_per_user = 1);
+    assert_eq!(two(&mut world, Client::new("198.51.100.2:1")), [Ok(()), Err(486)]);
+    let nameless = named(&world, 1, "");
+    assert_eq!(two(&mut world, nameless), [Ok(()), Err(486)]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::super::ports::Parity;
 use super::super::quota::QuotaGuard;
 use super::super::reservation::{RESERVATION_LIFETIME, Token, next_port};
 use super::super::server::{Now, Server};
+use super::super::settings::Limits;
 use super::{Rejection, Request};
 use crate::address::{Family, RelayedAddr};
 use crate::stun::{AttributeType, ErrorCode, Message};
@@ -230,9 +231,13 @@ impl Server {
         let (mut user, client) = (request.credentials.quota_name(), request.envelope.client.client.ip());
         let mut limits = Cow::Borrowed(&self.settings.limits);
         if let Some(allocations_max) = allocations_max {
-            // Whoever sets a limit for a name means all who have it.
-            user = user.or(Some(&request.credentials.username));
             limits.to_mut().allocations_per_user = allocations_max;
+        }
+        // Whoever sets a limit for a name means all who have it.
+        if allocations_max.is_some()
+            || ![0, Limits::DEFAULT.allocations_per_user].contains(&limits.allocations_per_user)
+        {
+            user = user.or(Some(&request.credentials.username));
         }
         let acquire = |paid: Option<&QuotaGuard>| {
             let acquired = self.shared.quotas.acquire(&limits, user, client, paid);
