@@ -75,6 +75,16 @@ impl Family {
         }
     }
 
+    /// What a UDP datagram has before its payload: an IP header without options, and a UDP header.
+    pub fn udp_headers_len(self) -> usize {
+        const UDP_HEADER_LEN: usize = 8;
+        UDP_HEADER_LEN
+            + match self {
+                Self::V4 => 20,
+                Self::V6 => 40,
+            }
+    }
+
     /// The other family.
     pub fn other(self) -> Self {
         match self {

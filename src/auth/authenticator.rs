@@ -109,7 +109,7 @@ impl Authenticator {
         }
         let value = |kind| request.attribute(kind).map(|attribute| attribute.value);
         let (username, user_hash) = (value(AttributeType::USERNAME), value(AttributeType::USERHASH));
-        let (Some(_), Some(nonce), true) =
+        let (Some(realm), Some(nonce), true) =
             (value(AttributeType::REALM), value(AttributeType::NONCE), username.is_some() || user_hash.is_some())
         else {
             return Err(AuthError::BadRequest);
@@ -125,7 +125,7 @@ impl Authenticator {
             (Some(authorities), Some(token)) => {
                 prove_by_token(authorities, request, username, algorithm, token, unix_seconds)
             }
-            (Some(_) | None, _) => self.prove(request, username, algorithm, held, unix_seconds),
+            (Some(_) | None, _) => self.prove(request, realm, username, algorithm, held, unix_seconds),
         };
         let credentials = credentials.ok_or(match (&self.authorities, token) {
             (None, Some(_)) => AuthError::UnexpectedToken,
@@ -174,6 +174,7 @@ impl Authenticator {
     fn prove(
         &self,
         request: &Message<'_>,
+        realm: &[u8],
         username: Option<&str>,
         algorithm: PasswordAlgorithm,
         held: Option<&Credentials>,
@@ -189,7 +190,12 @@ impl Authenticator {
         {
             return Some(held.clone());
         }
-        let candidates = self.users.candidates(username, prepared, algorithm, unix_seconds);
+        let mut candidates = self.users.candidates(username, prepared, algorithm, unix_seconds);
+        // RFC 8489 section 14.9: the realm is the one that the credentials belong to. The key that created a live
+        // allocation proves its user whatever the realm has become since.
+        if !is_realm(realm, &self.realm) {
+            candidates.clear();
+        }
         if candidates.is_empty() {
             verifies(request, &self.decoy);
         }
@@ -240,6 +246,14 @@ impl Authenticator {
         let nonce = self.nonces.issue(client, features, unix_seconds);
         Challenge { realm: &self.realm, nonce, features, offer: self.offer, third_party }
     }
+}
+
+/// Whether REALM names a realm; RFC 8489 section 9.2.2: "with any quotes and trailing nulls removed".
+fn is_realm(value: &[u8], realm: &str) -> bool {
+    let end = value.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let value = &value[..end];
+    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+    unquoted == realm.as_bytes()
 }
 
 /// Whether the credentials of a live allocation prove another request: a token is good until it ends and for every

@@ -38,12 +38,6 @@ impl Challenge<'_> {
         request: &Message<'_>,
         family: Family,
     ) -> bool {
-        const UDP_HEADER_LEN: usize = 8;
-        let headers = UDP_HEADER_LEN
-            + match family {
-                Family::V4 => 20,
-                Family::V6 => 40,
-            };
         let attribute = |len: usize| message::ATTRIBUTE_HEADER_LEN + len.next_multiple_of(4);
         let error_code = attribute(4);
         let fingerprint = if request.has_fingerprint() { attribute(4) } else { 0 };
@@ -54,6 +48,12 @@ impl Challenge<'_> {
             + attribute(offer.len())
             + third_party.map_or(0, |name| attribute(name.len()))
             + fingerprint;
-        headers + answer <= 2 * (headers + request.len())
+        answer <= unproved_answer_len_max(request.len(), family)
     }
+}
+
+/// How long the answer to a request over UDP may be whose source has proved nothing: at most twice the request, IP and
+/// UDP headers counted, so that a forged source gains little.
+pub fn unproved_answer_len_max(request_len: usize, family: Family) -> usize {
+    2 * request_len + family.udp_headers_len()
 }

@@ -6,7 +6,7 @@ use ferryd::address::{ServerAddr, Transport};
 use ferryd::stun::{AttributeType, Method};
 use ferryd::turn::DropReason;
 
-use crate::harness::{BOB, Client, PEER, Signed, World, addr, assert_no_leak, secs};
+use crate::harness::{BOB, Client, PEER, Reply, Signed, World, addr, assert_no_leak, secs};
 
 #[test]
 fn allocate_answers_relayed_address_lifetime_and_mapped_address() {
@@ -53,17 +53,19 @@ fn relayed_addresses_are_unique_and_cannot_be_foreseen() {
 }
 
 #[test]
-fn software_is_in_allocate_and_refresh_answers_and_nowhere_else() {
-    // RFC 8656 section 5: "The server SHOULD include the SOFTWARE attribute in all Allocate and Refresh responses
-    // (either success or failure)".
-    let mut world = World::new();
+fn software_is_in_every_answer_to_whoever_has_authenticated() {
+    // RFC 8489 section 6.3.1.1: "the server SHOULD add a SOFTWARE attribute to the message." RFC 8656 section 5: "The
+    // server SHOULD include the SOFTWARE attribute in all Allocate and Refresh responses (either success or failure)".
+    let mut world = World::with(|setup| setup.turn.software = Some("ferryd 1.2.3".to_owned()));
     let mut client = Client::new("198.51.100.1:1000");
-    let failure = client.refresh(&mut world, None);
-    assert_eq!((failure.result(), failure.value(AttributeType::SOFTWARE).unwrap()), (Err(437), b"ferryd".to_vec()));
-    assert!(client.allocate(&mut world).has(AttributeType::SOFTWARE));
-    assert!(client.allocate(&mut world).has(AttributeType::SOFTWARE), "437");
-    assert!(client.refresh(&mut world, None).has(AttributeType::SOFTWARE));
-    assert!(!client.permit(&mut world, &[PEER]).has(AttributeType::SOFTWARE));
+    let told = |reply: Reply| (reply.result(), reply.value(AttributeType::SOFTWARE).unwrap());
+    let software = b"ferryd 1.2.3".to_vec();
+    assert_eq!(told(client.refresh(&mut world, None)), (Err(437), software.clone()));
+    assert_eq!(told(client.allocate(&mut world)), (Ok(()), software.clone()));
+    assert_eq!(told(client.allocate(&mut world)), (Err(437), software.clone()));
+    assert_eq!(told(client.refresh(&mut world, None)), (Ok(()), software.clone()));
+    assert_eq!(told(client.permit(&mut world, &[PEER])), (Ok(()), software.clone()));
+    assert_eq!(told(client.bind(&mut world, 0x4FFF, "10.0.0.1:1")), (Err(403), software));
     let mut world = World::with(|setup| setup.turn.software = None);
     let mut client = Client::new("198.51.100.1:1000");
     assert!(!client.allocate(&mut world).has(AttributeType::SOFTWARE), "the operator wants none");

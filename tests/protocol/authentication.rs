@@ -39,7 +39,7 @@ fn a_request_without_integrity_is_challenged_with_401() {
         assert_eq!((reply.result(), reply.signed()), (Err(401), Signed::No), "{method:?}");
         let kinds =
             [AttributeType::ERROR_CODE, AttributeType::REALM, AttributeType::NONCE, AttributeType::PASSWORD_ALGORITHMS];
-        assert_eq!(reply.kinds(), kinds);
+        assert_eq!(reply.kinds()[..4], kinds);
         assert_eq!(reply.value(AttributeType::REALM).unwrap(), b"ferryd");
         assert_eq!(reply.value(AttributeType::PASSWORD_ALGORITHMS).unwrap(), BOTH);
     }
@@ -107,11 +107,13 @@ fn challenges_are_at_most_twice_as_long_as_their_requests() {
                     reply.bytes.len(),
                     request.len()
                 );
-                assert_eq!(reply.reason(), "", "an exception: the phrase would only amplify");
-                assert!(!reply.has(AttributeType::SOFTWARE), "an exception: the attribute would only amplify");
             }
             // Chrome's first Allocate learns the algorithms at once.
-            assert!(client.exchange(&mut world, &chrome).unwrap().has(AttributeType::PASSWORD_ALGORITHMS));
+            let reply = client.exchange(&mut world, &chrome).unwrap();
+            assert!(reply.has(AttributeType::PASSWORD_ALGORITHMS));
+            // An exception, as there is no room for more.
+            let told = (reply.reason(), reply.has(AttributeType::SOFTWARE));
+            assert!(headers == 48 || fingerprint || told == (String::new(), false), "{told:?}");
         }
     }
 }
@@ -133,6 +135,87 @@ fn errors_on_streams_have_a_reason_phrase() {
     let mut world = World::new();
     let mut client = Client::over("198.51.100.1:1000", Transport::Tls);
     assert_eq!(client.challenge(&mut world).reason(), "Unauthenticated");
+}
+
+#[test]
+fn strangers_are_told_reason_and_software_without_version_where_the_answer_stays_short() {
+    // RFC 8489 section 6.3.1.1: "The reason phrase is not fixed but SHOULD be something suitable for the error code. [..]
+    // In addition, the server SHOULD add a SOFTWARE attribute to the message."
+    let mut world = World::with(|setup| setup.turn.software = Some("ferryd 1.2.3".to_owned()));
+    for (address, headers) in [("198.51.100.1:1000", 28), ("[2001:db8:7::1]:1000", 48)] {
+        let mut client = Client::new(address);
+        client.challenge(&mut world);
+        let full = client.signed(Method::Allocate, udp);
+        client.password = "wrong".to_owned();
+        let wrong = client.signed(Method::Allocate, udp);
+        client.password = ALICE.to_owned();
+        client.nonce = Some(b"stale".to_vec());
+        let stale = client.signed(Method::Refresh, |_| {});
+        for (request, code, reason) in [(wrong, 401, "Unauthenticated"), (stale, 438, "Stale Nonce")] {
+            let reply = client.exchange(&mut world, &request).unwrap();
+            assert_eq!((reply.result(), reply.reason().as_str()), (Err(code), reason));
+            assert_eq!(reply.value(AttributeType::SOFTWARE).unwrap(), b"ferryd");
+            assert!(headers + reply.bytes.len() <= 2 * (headers + request.len()));
+        }
+        assert_eq!(
+            client.exchange(&mut world, &full).unwrap().value(AttributeType::SOFTWARE).unwrap(),
+            b"ferryd 1.2.3"
+        );
+        // Whatever the length of a request is, its answer is at most twice as long, and tells what has room.
+        let mut told = [0; 3];
+        for padding in 0..60 {
+            let request = client.unsigned(Method::Allocate, |builder| {
+                builder.attribute(AttributeType(0x8FFF), &[0; 60][..padding]);
+            });
+            let reply = client.exchange(&mut world, &request).unwrap();
+            assert!(headers + reply.bytes.len() <= 2 * (headers + request.len()), "{padding}");
+            let has = [
+                reply.has(AttributeType::PASSWORD_ALGORITHMS),
+                !reply.reason().is_empty(),
+                reply.has(AttributeType::SOFTWARE),
+            ];
+            for (told, has) in told.iter_mut().zip(has) {
+                *told += usize::from(has);
+            }
+        }
+        assert!(told.iter().all(|answers| (20..=60).contains(answers)), "{told:?}");
+    }
+}
+
+#[test]
+fn credentials_are_those_of_the_realm() {
+    // RFC 8489 section 14.9: "Presence in certain error responses indicates that the server wishes the client to use a
+    // long-term credential in that realm for authentication."
+    let mut world = World::new();
+    let mut client = Client::new("198.51.100.1:1000");
+    client.challenge(&mut world);
+    let naming = |client: &mut Client, method, realm: &[u8]| {
+        let id = client.transaction();
+        let mut bytes = Vec::new();
+        let mut builder = Builder::new(&mut bytes, method, Class::Request, id);
+        udp(&mut builder);
+        builder.attribute(AttributeType::USERNAME, b"alice").attribute(AttributeType::REALM, realm);
+        builder.attribute(AttributeType::NONCE, client.nonce.as_deref().unwrap()).integrity(&client.key());
+        bytes
+    };
+    for realm in [&b""[..], b"other", b"ferry", b"ferryd.org", b"\"ferryd", b"\0ferryd", b"Ferryd", b"\"", b"\xFF"] {
+        let request = naming(&mut client, Method::Allocate, realm);
+        let reply = client.exchange(&mut world, &request).unwrap();
+        assert_eq!((reply.result(), reply.signed()), (Err(401), Signed::No), "{realm:?}");
+        assert_eq!(reply.value(AttributeType::REALM).unwrap(), b"ferryd");
+    }
+    // Section 9.2.2: "with any quotes and trailing nulls removed".
+    for realm in [&b"\"ferryd\""[..], b"ferryd\0\0", b"\"ferryd\"\0"] {
+        let request = naming(&mut client, Method::Allocate, realm);
+        assert_eq!(client.exchange(&mut world, &request).unwrap().result(), Ok(()), "{realm:?}");
+        assert_eq!(client.refresh(&mut world, Some(0)).result(), Ok(()));
+    }
+    // What was allocated in another realm goes on.
+    client.allocate(&mut world).relay();
+    world.reload(|setup| setup.auth.realm = "other".to_owned());
+    assert_eq!(client.refresh(&mut world, None).result(), Ok(()));
+    let request = naming(&mut client.clone(), Method::CreatePermission, b"ferryd");
+    assert_eq!(client.exchange(&mut world, &request).unwrap().result(), Err(400), "no peer, and authenticated");
 }
 
 #[test]
@@ -163,7 +246,7 @@ fn integrity_without_the_attributes_that_it_needs_is_rejected_with_400() {
             client.write_integrity(&mut builder);
             let reply = client.exchange(&mut world, &bytes).unwrap();
             assert_eq!((reply.result(), reply.signed()), (Err(400), Signed::No), "{missing:?}");
-            assert_eq!(reply.kinds(), [AttributeType::ERROR_CODE]);
+            assert_eq!(reply.kinds(), [AttributeType::ERROR_CODE, AttributeType::SOFTWARE]);
         }
     }
 }
@@ -261,8 +344,13 @@ fn unknown_users_and_wrong_passwords_get_the_same_401() {
     // The response MUST include a NONCE, selected by the server. The response MUST include a PASSWORD-ALGORITHMS
     // attribute. The response SHOULD NOT contain a USERNAME or USERHASH attribute."
     let mut world = World::new();
-    let kinds =
-        [AttributeType::ERROR_CODE, AttributeType::REALM, AttributeType::NONCE, AttributeType::PASSWORD_ALGORITHMS];
+    let kinds = [
+        AttributeType::ERROR_CODE,
+        AttributeType::REALM,
+        AttributeType::NONCE,
+        AttributeType::PASSWORD_ALGORITHMS,
+        AttributeType::SOFTWARE,
+    ];
     let mut answers = Vec::new();
     for (username, password) in [("nobody", ALICE), ("alice", "wrong"), ("", ""), ("alice", BOB)] {
         let mut client = Client::new("198.51.100.1:1000").user(username, password);
@@ -370,8 +458,13 @@ fn a_stale_nonce_is_rejected_with_438_and_a_fresh_one() {
     world.advance(secs(1800));
     let reply = client.refresh(&mut world, None);
     assert_eq!(reply.result(), Err(438));
-    let kinds =
-        [AttributeType::ERROR_CODE, AttributeType::REALM, AttributeType::NONCE, AttributeType::PASSWORD_ALGORITHMS];
+    let kinds = [
+        AttributeType::ERROR_CODE,
+        AttributeType::REALM,
+        AttributeType::NONCE,
+        AttributeType::PASSWORD_ALGORITHMS,
+        AttributeType::SOFTWARE,
+    ];
     assert_eq!(reply.kinds(), kinds);
     client.learn(&reply);
     assert_eq!(client.refresh(&mut world, None).result(), Ok(()));

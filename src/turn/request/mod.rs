@@ -23,8 +23,9 @@ use crate::auth::{AuthError, Credentials};
 use crate::stun::message::ParseError;
 use crate::stun::{AttributeType, Class, ErrorCode, Message, Method};
 
-/// At most this many types are listed in UNKNOWN-ATTRIBUTES: the answer stays small whatever the request lists.
-const UNKNOWN_ATTRIBUTES_MAX: usize = 16;
+/// At most this many types are listed in UNKNOWN-ATTRIBUTES, two bytes each: the answer fits into any packet, and is
+/// shorter than the request that lists as many.
+const UNKNOWN_ATTRIBUTES_MAX: usize = 128;
 
 /// A request that has passed authentication.
 pub(super) struct Request<'a> {
@@ -298,7 +299,10 @@ impl Server {
 fn listed(unknown: impl Iterator<Item = AttributeType>) -> Vec<AttributeType> {
     let mut kinds = Vec::new();
     for kind in unknown {
-        if kinds.len() < UNKNOWN_ATTRIBUTES_MAX && !kinds.contains(&kind) {
+        if kinds.len() == UNKNOWN_ATTRIBUTES_MAX {
+            break;
+        }
+        if !kinds.contains(&kind) {
             kinds.push(kind);
         }
     }
