@@ -11,6 +11,7 @@ mod revocations;
 mod signals;
 mod watch;
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -172,10 +173,7 @@ fn start_offload(settings: &Settings) -> Option<Offload> {
     if mode == Mode::Off {
         return None;
     }
-    let listeners = settings.listeners.iter().filter(|listener| listener.is_udp());
-    let relays = settings.turn.relay_addresses.iter().map(|relay| relay.bind);
-    let addresses: Vec<_> = listeners.map(|listener| listener.address.ip()).chain(relays).collect();
-    let started = Offload::start(&settings.offload, &addresses);
+    let started = Offload::start(&settings.offload, &offloaded(settings));
     // Its thread keeps them; workers and everything else that meets clients do without.
     if let Err(error) = offload::drop_capabilities() {
         warn!(%error, "the capabilities of the kernel path cannot be given up");
@@ -191,6 +189,13 @@ fn start_offload(settings: &Settings) -> Option<Offload> {
             None
         }
     }
+}
+
+/// The addresses whose packets the kernel path may carry.
+fn offloaded(settings: &Settings) -> Vec<IpAddr> {
+    let listeners = settings.listeners.iter().filter(|listener| listener.is_udp());
+    let relays = settings.turn.relay_addresses.iter().map(|relay| relay.bind);
+    listeners.map(|listener| listener.address.ip()).chain(relays).collect()
 }
 
 fn load_tls(settings: &Settings) -> Result<Option<TlsAcceptConfig>, Failure> {

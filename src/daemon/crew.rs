@@ -1,6 +1,7 @@
 //! The workers' threads.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -110,6 +111,12 @@ impl Crew {
         if reports(&self.handles).is_none() || !self.offload.as_ref().is_none_or(in_kernel) {
             warn!("a worker does not answer and may still judge by what was in force before");
         }
+    }
+
+    /// Has the kernel path serve these addresses too; returns the interfaces with a new one where it cannot.
+    pub(super) fn offload(&self, addresses: Vec<IpAddr>) -> Vec<String> {
+        let left = self.offload.as_ref().and_then(|offload| offload.serve(addresses, REPORT_PATIENCE));
+        left.unwrap_or_default()
     }
 
     /// Hands established streams to the workers in turn.

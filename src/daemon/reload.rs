@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::crew::Crew;
 use super::reach::Listeners;
-use super::{Overlay, policy, tell};
+use super::{Overlay, offloaded, policy, tell};
 use crate::config::{self, HostFacts, Loaded, Settings, StateAccess};
 use crate::control;
 use crate::control::remote::{Lock, RemoteDoor};
@@ -113,9 +113,15 @@ impl Reload {
         self.admission.set_limits(new.accept);
         self.reopen.ask();
         tell(&loaded);
-        let warnings = loaded.warnings.clone();
+        let mut warnings = loaded.warnings.clone();
         self.loaded = loaded;
         self.guard_ports();
+        for interface in crew.offload(offloaded(&self.loaded.settings)) {
+            let warning =
+                format!("the kernel path is not on {interface}: sockets serve the listener that is new there");
+            warn!("{warning}");
+            warnings.push(warning);
+        }
         crew.judge_by(&policy(&self.loaded.settings, overlay));
         let needs_restart = kept.into_iter().map(str::to_owned).collect();
         Ok(Reloaded { changed, needs_restart, warnings })

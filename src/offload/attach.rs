@@ -96,6 +96,25 @@ impl Attachments {
         }
     }
 
+    /// Has these addresses served too; returns those that are new.
+    pub(super) fn add(&mut self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let new: Vec<_> = addresses.iter().filter(|ip| !self.addresses.contains(ip)).copied().collect();
+        self.addresses.extend(&new);
+        new
+    }
+
+    /// The interfaces with one of these addresses that have no program, by name; none is missed on loopback.
+    pub(super) fn without<'a>(
+        &self,
+        links: impl Iterator<Item = &'a Link>,
+        own: &[(u32, IpAddr)],
+        addresses: &[IpAddr],
+    ) -> Vec<String> {
+        let has = |link: &Link| self.by_ifindex.get(&link.ifindex).is_some_and(|attached| attached.held.is_some());
+        let missed = links.filter(|link| !link.is_loopback && !has(link) && is_on(link, own, addresses));
+        missed.map(|link| link.name.clone()).collect()
+    }
+
     /// The interfaces with the programs on them, by name.
     pub(super) fn list(&self) -> Vec<(String, Method)> {
         let attached = self.by_ifindex.values();
@@ -185,10 +204,7 @@ impl Attachments {
         if link.is_loopback {
             return false;
         }
-        let used = |ip: &IpAddr| {
-            self.addresses.iter().any(|used| used == ip || used.is_unspecified() && used.is_ipv4() == ip.is_ipv4())
-        };
-        own.iter().any(|(ifindex, ip)| *ifindex == link.ifindex && used(ip))
+        is_on(link, own, &self.addresses)
     }
 
     fn attach(&self, programs: &mut Programs, link: &Link) -> Result<Held, ProgramError> {
@@ -217,6 +233,13 @@ impl Attachments {
             }
         }
     }
+}
+
+/// Whether an interface has one of these addresses.
+fn is_on(link: &Link, own: &[(u32, IpAddr)], addresses: &[IpAddr]) -> bool {
+    let is_among =
+        |ip: &IpAddr| addresses.iter().any(|one| one == ip || one.is_unspecified() && one.is_ipv4() == ip.is_ipv4());
+    own.iter().any(|(ifindex, ip)| *ifindex == link.ifindex && is_among(ip))
 }
 
 fn attach_tc(programs: &mut Programs, mode: Mode, interface: &str) -> Result<Held, ProgramError> {

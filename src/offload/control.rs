@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, info};
 
 use super::attach::{Attachments, Method};
+use super::clock::Clock;
 use super::counts::Tallies;
 use super::flow::{Flow, FlowRecord, Traffic};
 use super::leftovers::remove_leftovers;
@@ -18,12 +19,8 @@ use super::programs::{LoadError, Programs, States, TC, XDP};
 use super::settings::{Mode, Settings};
 use super::ways::{Destination, Direction, INTERVAL, Ways};
 
-/// The programs' clock counts ticks of at least 100 Hz. A deadline that is early by two of them is never late.
-const MARGIN: Duration = Duration::from_millis(20);
 /// How long a grace period is waited for where the kernel cannot tell of its end; no program runs for a millisecond.
 const GRACE: Duration = Duration::from_millis(100);
-/// How often two clocks are read until they are read at the same time.
-const CLOCK_READINGS: usize = 16;
 
 /// Why the kernel carries nothing.
 #[derive(Debug)]
@@ -128,6 +125,7 @@ enum Request {
     Open { index: u32, flow: Box<Flow> },
     Close { index: u32, tag: u64, notify: Notify },
     Report(SyncSender<Report>),
+    Serve { addresses: Vec<IpAddr>, answer: SyncSender<Vec<String>> },
     Run(Box<dyn FnOnce() + Send>),
     Stop(SyncSender<()>),
 }
@@ -189,7 +187,7 @@ impl Offload {
 
     /// When the clock of [`Meter::full_at`] was zero.
     pub fn epoch(&self) -> Option<Instant> {
-        self.clock.instant.checked_sub(Duration::from_nanos(self.clock.nanos))
+        self.clock.epoch()
     }
 
     /// Has the kernel carry a flow from now on, until then; `None` when it has no room for one more.
@@ -228,6 +226,14 @@ impl Offload {
         let _ = self.requests.send(Request::Run(Box::new(act)));
     }
 
+    /// Puts the programs on the interfaces with these addresses too. Returns those that have one that is new and no program,
+    /// by name; `None` when the thread does not answer in time.
+    pub fn serve(&self, addresses: Vec<IpAddr>, patience: Duration) -> Option<Vec<String>> {
+        let (answer, from) = std::sync::mpsc::sync_channel(1);
+        self.requests.send(Request::Serve { addresses, answer }).ok()?;
+        from.recv_timeout(patience).ok()
+    }
+
     /// Takes the programs from the interfaces; returns when they are gone, or after a while.
     pub fn stop(&self, patience: Duration) {
         let (to, from) = std::sync::mpsc::sync_channel(1);
@@ -248,39 +254,6 @@ impl Offload {
 impl std::fmt::Debug for Offload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Offload").finish_non_exhaustive()
-    }
-}
-
-/// Instants in the programs' clock, which is CLOCK_MONOTONIC, as `Instant`'s is.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    instant: Instant,
-    nanos: u64,
-}
-
-impl Clock {
-    fn new() -> io::Result<Self> {
-        let mut attempts = 0;
-        loop {
-            let before = Instant::now();
-            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            // SAFETY: `time` outlives the call and has the layout that it fills.
-            if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // Read in this order, so that no deadline is late; again when something has come in between.
-            let instant = Instant::now();
-            attempts += 1;
-            if attempts == CLOCK_READINGS || instant.saturating_duration_since(before) < Duration::from_micros(10) {
-                return Ok(Self { instant, nanos: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 });
-            }
-        }
-    }
-
-    /// The deadline for a flow that is open until then.
-    fn nanos(&self, until: Instant) -> u64 {
-        let after = until.checked_duration_since(self.instant + MARGIN).unwrap_or_default();
-        self.nanos.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -354,11 +327,12 @@ impl Control {
         }
     }
 
-    fn attach(&mut self) -> io::Result<()> {
+    /// Puts the programs where they are wanted; returns the addresses of this host by their interfaces.
+    fn attach(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
         let own = self.ways.addresses()?;
         self.attachments.follow(&mut self.programs, self.ways.links(), &own);
         self.ways.use_xdp(self.attachments.with_xdp());
-        Ok(())
+        Ok(own)
     }
 
     /// Has another way carry what an interface fails at.
@@ -383,6 +357,16 @@ impl Control {
                     }
                 }
                 self.closing.push(Closing { index, was_carried, tag, notify });
+            }
+            Request::Serve { addresses, answer } => {
+                let new = self.attachments.add(&addresses);
+                let left = self.ways.read_links().and_then(|()| self.attach());
+                let left = left.map(|own| self.attachments.without(self.ways.links(), &own, &new));
+                if let Err(error) = &left {
+                    error!(%error, "the interfaces cannot be listed");
+                }
+                // Whoever asked may have given up.
+                let _ = answer.try_send(left.unwrap_or_default());
             }
             Request::Run(act) => act(),
             Request::Stop(_) => {}
@@ -470,18 +454,5 @@ fn wait_for_readers() {
     if result != 0 {
         // With processors that are never interrupted the kernel refuses to wait for them.
         std::thread::sleep(GRACE);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_is_early_by_the_margin_and_never_before_the_start() {
-        let clock = Clock::new().unwrap();
-        let then = clock.instant + Duration::from_secs(300);
-        assert_eq!(clock.nanos(then), clock.nanos + 300_000_000_000 - 20_000_000);
-        assert_eq!(clock.nanos(clock.instant), clock.nanos);
     }
 }

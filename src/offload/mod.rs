@@ -7,6 +7,7 @@
 //! - [`flow`]: what a flow is, and how the programs know it.
 //! - [`control`]: the thread that writes the maps, and the handle of it that workers have.
 //! - `programs`: the programs and the maps in the kernel; `attach`: on which interfaces they are.
+//! - `clock`: the time as the programs know it.
 //! - `counts`: what flows have carried.
 //! - [`meters`]: what allocations may carry.
 //! - `mapped`: maps in memory.
@@ -17,6 +18,7 @@
 //! - `ebpf/`: the programs' source, and the object that is built from it.
 
 mod attach;
+mod clock;
 pub mod control;
 mod counts;
 mod ethtool;

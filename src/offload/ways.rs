@@ -122,7 +122,8 @@ impl Ways {
         self.netlink.addresses()
     }
 
-    fn read_links(&mut self) -> io::Result<()> {
+    /// Asks which interfaces there are; changes are noticed in between, a moment later.
+    pub(super) fn read_links(&mut self) -> io::Result<()> {
         self.links = self.netlink.links()?.into_iter().map(|link| (link.ifindex, link)).collect();
         Ok(())
     }

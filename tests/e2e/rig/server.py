@@ -3,6 +3,7 @@
 import abc
 import os
 import pathlib
+import signal
 import sys
 
 from . import stun
@@ -30,6 +31,8 @@ class Server(abc.ABC):
         self.program: Program | None = None
         # What carries open channels, for a server that has a choice.
         self.offload = "off"
+        # Listeners beside the usual ones, in the words of ferryd's configuration.
+        self.more_listeners = ""
 
     @classmethod
     def require_installed(cls) -> None:
@@ -111,7 +114,7 @@ listener = [
   {{ address = "{SERVER_V4}:{TLS_PORT}", transport = "tcp" }},
   {{ address = "{SERVER_V4}:{TLS_PORT}", transport = "udp", accept = "dtls" }},
   {{ address = "{SERVER_V4}:{HTTPS_PORT}", transport = "tcp", accept = "tls" }},
-]
+{self.more_listeners}]
 [tls]
 certificate = "{self.certificates.certificate}"
 key = "{self.certificates.key}"
@@ -138,14 +141,22 @@ channels-above-4fff = true
         # ferryd takes every FERRYD_ variable for a setting.
         return ["env", "-u", "FERRYD_BIN", str(self.binary), "--config", str(config)]
 
+    def reload(self) -> None:
+        """Has it read its configuration again, as it is to be by now."""
+        said = "configuration read again"
+        before = self.log.read_text().count(said)
+        self.write_config()
+        self.program.signal_group(signal.SIGHUP)
+        wait_until(lambda: self.log.read_text().count(said) > before, READY_SECONDS, "the reload")
+
     def require_offload(self) -> None:
         """Raises unless what is forced on the run takes the packets, and has not been given up."""
         methods = {"tc": "tcx", "xdp": "xdp"}
         if self.offload != "off" and not self.is_carried_by(methods[self.offload]):
             raise RuntimeError(f"not {self.offload} carries the calls, see {self.log}")
 
-    def is_carried_by(self, method: str) -> bool:
-        return f'ferryd_offload_interfaces{{interface="wan",method="{method}"}}' in self.metrics()
+    def is_carried_by(self, method: str, interface: str = "wan") -> bool:
+        return f'ferryd_offload_interfaces{{interface="{interface}",method="{method}"}}' in self.metrics()
 
     def metrics(self) -> dict[str, float]:
         """Every series of the metrics page, by its name with its labels."""

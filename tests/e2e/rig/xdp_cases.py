@@ -5,6 +5,7 @@ import time
 from . import ethtool
 from .capture import Capture
 from .cases import Rig, case, require
+from .credentials import time_limited
 from .kernel_cases import (
     CHANNEL,
     EDGES,
@@ -18,16 +19,16 @@ from .kernel_cases import (
     offloaded,
     until_carried,
 )
-from .lab import CORE, PEER, PEER_V4, SERVER
+from .lab import CLIENT_A, CORE, PEER, PEER_V4, SERVER
 from .process import wait_until
-from .server import Ferryd
-from .turn import udp_socket
-from .veth import fit_for_xdp
+from .server import STUN_PORT
+from .turn import Client, udp_socket
+from .veth import DIRECT_CLIENT, DIRECT_SERVER, direct_link, fit_for_xdp
 
 
-def redirected() -> int:
-    """Packets that XDP has sent by the server's interface."""
-    statistics = ethtool.statistics(SERVER, "wan").items()
+def redirected(interface: str = "wan") -> int:
+    """Packets that XDP has taken from an interface of the server's and sent."""
+    statistics = ethtool.statistics(SERVER, interface).items()
     return sum(value for name, value in statistics if name.endswith("_xdp_redirect"))
 
 
@@ -55,6 +56,45 @@ def xdp_carries_every_size_between_all_families(rig: Rig) -> None:
             one.close()
             peer.close()
         require(server.is_carried_by("xdp"), "XDP was given up")
+
+
+@case
+def a_call_crosses_two_interfaces_when_a_reload_adds_a_listener_on_the_second(rig: Rig) -> None:
+    for mode, method in (("tc", "tcx"), ("xdp", "xdp")):
+        with fit_for_xdp(), direct_link(), offloaded(rig, mode) as server:
+            require(server.is_carried_by(method), f"{mode} is not on the interface, see {server.log}")
+            require(not server.is_carried_by(method, "direct"), "nobody serves the second interface yet")
+            server.more_listeners = f'{{ address = "{DIRECT_SERVER}:{STUN_PORT}", transport = "udp" }},\n'
+            try:
+                server.reload()
+                require(server.is_carried_by(method, "direct"), f"{mode} is not on the second one, see {server.log}")
+                one = Client(CLIENT_A, DIRECT_CLIENT, (DIRECT_SERVER, STUN_PORT), time_limited("kernel"), 4)
+                peer = udp_socket(PEER, PEER_V4)
+                one.bind(CHANNEL, peer.getsockname()[:2])
+                until_carried(server, one, answering(peer, one))
+                drain(peer)
+                before = carried(server, "to_peer"), carried(server, "to_client")
+                taken = redirected(), redirected("direct")
+                for size in FITS:
+                    data = bytes((size + index) % 256 for index in range(size))
+                    one.send(CHANNEL, data)
+                    require(peer.recv(65536) == data, f"{mode}: {size} bytes there")
+                    peer.sendto(data, one.relayed)
+                    require(one.receive() == (CHANNEL, data), f"{mode}: {size} bytes back")
+                now = carried(server, "to_peer"), carried(server, "to_client")
+                require(now == tuple(count + len(FITS) for count in before), f"{mode}: carried {before} and then {now}")
+                if mode == "xdp":
+                    sent = redirected() - taken[0], redirected("direct") - taken[1]
+                    require(sent == (len(FITS), len(FITS)), f"XDP took {sent} packets from the two interfaces")
+                # The interface stays the kernel's, and the call is up, when the listener is gone.
+                server.more_listeners = ""
+                server.reload()
+                one.send(CHANNEL, b"still there?")
+                require(peer.recv(65536) == b"still there?", f"{mode}: after the listener is gone")
+                one.close()
+                peer.close()
+            finally:
+                server.more_listeners = ""
 
 
 @case
