@@ -122,6 +122,8 @@ impl Lab {
                 }
                 Effect::ChannelOpened { .. }
                 | Effect::ChannelExtended { .. }
+                | Effect::IndicationRelayed { .. }
+                | Effect::PermissionsChanged { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
                 | Effect::AllocationStarted(_)

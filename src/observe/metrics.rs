@@ -335,8 +335,12 @@ impl Snapshot {
         let interfaces = report.interfaces.iter();
         let interfaces =
             interfaces.map(|(name, method)| ([("interface", name.as_str()), ("method", method.name())], 1));
-        page.gauges("offload_interfaces", "Interfaces whose open channels the kernel carries", interfaces)?;
-        page.gauge("offload_flows", "Open channels that the kernel knows", report.flows as u64)?;
+        page.gauges("offload_interfaces", "Interfaces whose data the kernel carries", interfaces)?;
+        page.gauge(
+            "offload_flows",
+            "Open channels and peers reached by indications that the kernel knows",
+            report.flows as u64,
+        )?;
         let passed = Total::PASSED.map(|(total, reason)| ([("reason", reason)], report.total(total)));
         page.counters("offload_passed", "Packets of flows left to the sockets, by reason", passed)?;
         let dropped = Total::DROPPED.map(|(total, reason)| ([("reason", reason)], report.total(total)));

@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use super::meters::MeterId;
 use crate::address::{ClientAddr, Family, PeerAddr, RelayedAddr, ServerAddr};
 
-/// An open channel of a client that is reached by UDP.
+/// A peer of a client that is reached by UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     pub client: ClientAddr,
     pub server: ServerAddr,
-    pub channel: u16,
+    /// `None` is indications.
+    pub channel: Option<u16>,
     pub relayed: RelayedAddr,
     pub peer: PeerAddr,
     /// Where it goes on, when the peer is a relayed address of this server.
@@ -58,9 +59,13 @@ pub(super) struct Key {
     is_v6: u16,
 }
 
-/// `FROM_NETWORK` and `FROM_RELAY`.
+/// What a key has for a channel.
 const FROM_NETWORK: u16 = 0;
 const FROM_RELAY: u16 = 1;
+const INDICATIONS: u16 = 2;
+
+/// Of `is_v6`, where a key has the address of the client and that of the peer.
+const NAMES_PEER: u16 = 4;
 
 impl Key {
     /// `None` when the two are not of one family.
@@ -74,6 +79,18 @@ impl Key {
             channel,
             is_v6: u16::from(family == Family::V6),
         })
+    }
+
+    /// The key of a client without a channel, by the peer that its indications name.
+    fn naming(client: &Self, peer: &Self) -> Self {
+        Self {
+            local: peer.remote,
+            remote: client.remote,
+            local_port: peer.remote_port,
+            remote_port: client.remote_port,
+            channel: u16::from_ne_bytes(client.local_port),
+            is_v6: NAMES_PEER | peer.is_v6 << 1 | client.is_v6,
+        }
     }
 }
 
@@ -93,8 +110,8 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FlowRecord {
-    pub(super) client: Key,
-    pub(super) peer: Key,
+    client: Key,
+    peer: Key,
     hop: Key,
     hops: u32,
     meter: u32,
@@ -104,7 +121,8 @@ impl FlowRecord {
     /// `None` for a flow that cannot be: addresses of different families where they are of one.
     pub(super) fn new(flow: &Flow) -> Option<Self> {
         let (relayed, peer) = (flow.relayed.socket_addr(), flow.peer.socket_addr());
-        let client = Key::new(flow.server.socket_addr(), flow.client.socket_addr(), flow.channel)?;
+        let client =
+            Key::new(flow.server.socket_addr(), flow.client.socket_addr(), flow.channel.unwrap_or(INDICATIONS))?;
         let meter = flow.meter.map_or(0, MeterId::number);
         let Some(hop) = flow.hop else {
             let peer = Key::new(relayed, peer, FROM_NETWORK)?;
@@ -113,6 +131,13 @@ impl FlowRecord {
         let peer = Key::new(relayed, peer, FROM_RELAY)?;
         let hop = Key::new(hop.relayed.socket_addr(), hop.from.socket_addr(), FROM_RELAY)?;
         Some(Self { client, peer, hop, hops: 1, meter })
+    }
+
+    /// The keys of both ends' entries.
+    pub(super) fn keys(&self) -> [Key; 2] {
+        let client =
+            if self.client.channel == INDICATIONS { Key::naming(&self.client, &self.peer) } else { self.client };
+        [client, self.peer]
     }
 }
 
@@ -193,7 +218,7 @@ mod tests {
         let flow = Flow {
             client: ClientAddr::new(v4),
             server: ServerAddr::new(v4),
-            channel: 0x4000,
+            channel: Some(0x4000),
             relayed: RelayedAddr::new(v6),
             peer: PeerAddr::new(v6),
             hop: None,

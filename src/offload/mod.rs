@@ -1,4 +1,5 @@
-//! ChannelData of open channels, carried by the kernel: tc and XDP programs, and their maps.
+//! ChannelData of open channels and indications to permitted peers, carried by the kernel: tc and XDP programs, and their
+//! maps.
 //!
 //! The daemon is complete without it. What it has decided is copied here as flows, each with a deadline that the
 //! programs check themselves, and what the programs do not know goes on to the sockets. `unsafe` lives here.

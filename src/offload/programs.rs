@@ -116,16 +116,17 @@ impl Programs {
     pub(super) fn insert(&mut self, index: u32, record: &FlowRecord) -> Result<(), aya::maps::MapError> {
         self.counts.clear(index)?;
         self.flows.set(index, record, 0)?;
-        self.entries.insert(record.client, u64::from(index), 0)?;
-        self.entries.insert(record.peer, u64::from(index), 0).inspect_err(|_| {
-            let _ = self.entries.remove(&record.client);
+        let [client, peer] = record.keys();
+        self.entries.insert(client, u64::from(index), 0)?;
+        self.entries.insert(peer, u64::from(index), 0).inspect_err(|_| {
+            let _ = self.entries.remove(&client);
         })
     }
 
     /// Takes the ways to a flow away, unless they lead to another one by now. Packets that have found it are on their way
     /// for a grace period.
     pub(super) fn remove(&mut self, index: u32, record: &FlowRecord) {
-        for key in [&record.client, &record.peer] {
+        for key in &record.keys() {
             if self.entries.get(key, 0).is_ok_and(|entry| entry == u64::from(index)) {
                 // It cannot be gone: this thread alone removes entries.
                 let _ = self.entries.remove(key);
@@ -151,6 +152,17 @@ impl Programs {
     /// What has become of packets of known flows, by `enum total`.
     pub(super) fn total(&self, index: u32) -> u64 {
         self.totals.get(&index, 0).map_or(0, |of_cpus| of_cpus.iter().sum())
+    }
+
+    /// Has everything be as it was when it was loaded, as far as packets can tell.
+    #[cfg(test)]
+    pub(super) fn clear(&mut self) {
+        let keys: Vec<_> = self.entries.keys().map(Result::unwrap).collect();
+        keys.iter().for_each(|key| self.entries.remove(key).unwrap());
+        let cpus = aya::util::nr_cpus().unwrap();
+        for total in 0..self.totals.len() {
+            self.totals.set(total, aya::maps::PerCpuValues::try_from(vec![0; cpus]).unwrap(), 0).unwrap();
+        }
     }
 
     pub(super) fn ways_max(&self) -> u32 {

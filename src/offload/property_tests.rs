@@ -1,6 +1,6 @@
 //! Random packets on random tables: the programs do what a model of the socket path does, and count the same.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 
@@ -136,14 +136,20 @@ fn judge(rows: &[Row], packet: &Packet) -> Option<Verdict> {
     // The latest of two that share a key has it.
     let row = |is_it: &dyn Fn(&Flow) -> bool| rows.iter().rposition(|row| is_it(&row.flow));
     let channel = packet.payload.get(..4).map(|header| u16::from_be_bytes([header[0], header[1]]));
+    let named = named_by(&packet.payload);
     let of_client = row(&|flow| {
         let ends = (flow.client.socket_addr(), flow.server.socket_addr());
-        ends == (packet.from, packet.to) && channel == Some(flow.channel)
+        let is_reached = match flow.channel {
+            Some(_) => channel == flow.channel,
+            None => named.is_some_and(|(peer, _)| peer == flow.peer.socket_addr()),
+        };
+        ends == (packet.from, packet.to) && is_reached
     });
     let (data, to_peer, to_client) = if let Some(from) = of_client {
-        let data = &packet.payload[4..];
         let here = &rows[from];
-        if here.deadline == 0 || usize::from(u16::from_be_bytes([packet.payload[2], packet.payload[3]])) != data.len() {
+        let data = named.map_or_else(|| &packet.payload[4..], |(_, data)| data);
+        let says = usize::from(u16::from_be_bytes([packet.payload[2], packet.payload[3]]));
+        if here.deadline == 0 || named.is_none() && says != data.len() {
             return None;
         }
         let other = match here.flow.hop {
@@ -195,10 +201,38 @@ fn random_budget(rng: &mut StdRng, id: MeterId) -> Budget {
     Budget { id, rates, fill: [[fill(rng), fill(rng)], [fill(rng), fill(rng)]] }
 }
 
+/// The peer and the data of a Send indication in one of the layouts that the kernel takes.
+fn named_by(payload: &[u8]) -> Option<(SocketAddr, &[u8])> {
+    let number = |at: usize| Some(usize::from(u16::from_be_bytes(payload.get(at..at + 2)?.try_into().ok()?)));
+    let mask = payload.get(4..20)?;
+    let is_send = number(0)? == 0x0016 && number(2)? + 20 == payload.len() && mask[..4] == [0x21, 0x12, 0xa4, 0x42];
+    let ip: Vec<u8> = match (number(20)?, number(22)?, number(24)?) {
+        (0x12, 8, 1) => payload.get(28..32)?,
+        (0x12, 20, 2) => payload.get(28..44)?,
+        _ => return None,
+    }
+    .iter()
+    .zip(mask)
+    .map(|(byte, mask)| byte ^ mask)
+    .collect();
+    let port = number(26)? as u16 ^ 0x2112;
+    let start = 28 + ip.len();
+    let ip = match <[u8; 4]>::try_from(&ip[..]) {
+        Ok(octets) => IpAddr::from(octets),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(&ip[..]).unwrap()),
+    };
+    let (kind, len) = (number(start)?, number(start + 2)?);
+    let data = payload.get(start + 4..start + 4 + len)?;
+    let (padding, end) = payload[start + 4 + len..].split_at_checked(len.next_multiple_of(4) - len)?;
+    let is_end = end.is_empty() || end.len() == 8 && end[..4] == FINGERPRINT[..4];
+    (is_send && kind == 0x13 && is_end && padding.iter().all(|byte| *byte == 0))
+        .then_some((SocketAddr::new(ip, port), data))
+}
+
 fn random_flow(rng: &mut StdRng) -> Flow {
     let client = *CLIENTS.choose(rng).unwrap();
     let server = if at(client).is_ipv4() { SERVER4 } else { SERVER6 };
-    let channel = CHANNEL + rng.random_range(0..3);
+    let channel = rng.random_ratio(2, 3).then(|| CHANNEL + rng.random_range(0..3));
     if rng.random_ratio(1, 3) {
         let (relayed, peer) = if rng.random() { (RELAYED4, OTHER_RELAYED4) } else { (OTHER_RELAYED4, RELAYED4) };
         let hop = Hop { relayed: RelayedAddr::new(at(peer)), from: PeerAddr::new(at(relayed)) };
@@ -225,7 +259,11 @@ fn random_packet(rng: &mut StdRng, rows: &[Row]) -> Packet {
     let around = *[0, 5, 160, 540, 572, 600, 1440, 1472, 1500].choose(rng).unwrap();
     let data: Vec<u8> = (0..around + rng.random_range(0..8)).map(|_| rng.random()).collect();
     let flow = rows.choose(rng).unwrap().flow;
-    let mut packet = if rng.random() { from_client(&flow, &data) } else { from_peer(&flow, &data) };
+    let mut packet = match rng.random_range(0..3) {
+        0 => from_peer(&flow, &data),
+        1 => from_client(&flow, &data),
+        _ => from_firefox(&flow, &data).unwrap_or_else(|| from_client(&flow, &data)),
+    };
     packet.tos = rng.random();
     packet.ttl = *[0, 1, 2, 64, 64, 64, 64, 255].choose(rng).unwrap();
     packet.dont_fragment = rng.random();
@@ -259,7 +297,11 @@ fn spoil(rng: &mut StdRng, packet: &mut Packet) {
             packet.payload.truncate(len);
         }
         _ => {
-            let at = rng.random_range(0..4.max(packet.payload.len()));
+            // Around the data, or anywhere.
+            let len = packet.payload.len();
+            let at = *[rng.random_range(0..52), len.saturating_sub(rng.random_range(0..13)), rng.random_range(0..=len)]
+                .choose(rng)
+                .unwrap();
             if let Some(byte) = packet.payload.get_mut(at) {
                 *byte ^= 1 << rng.random_range(0..8);
             }
@@ -287,10 +329,10 @@ fn write(bench: &Bench, rows: &[Row], meters: &[Meter], budgets: &[Budget]) -> u
 
 #[test]
 fn whatever_comes_the_programs_do_what_the_model_does() {
-    let mut outcomes = [0; 3];
+    let (mut outcomes, mut indications) = ([0; 3], [0; 2]);
+    let Some(mut bench) = Bench::with(&[]) else { return };
     for seed in 0..TABLES {
         let mut rng = StdRng::seed_from_u64(seed);
-        let Some(mut bench) = Bench::with(&[]) else { return };
         let meters = [(); 3].map(|()| bench.programs.meters.open().unwrap());
         let rows: Vec<_> = (0..rng.random_range(1..8)).map(|_| random_row(&mut rng, &meters)).collect();
         for (index, row) in rows.iter().enumerate() {
@@ -312,6 +354,9 @@ fn whatever_comes_the_programs_do_what_the_model_does() {
                 let what = format!("{what}, seed {seed}: {packet:?}\non {rows:#?}");
                 assert_eq!(tidy(fate, is_xdp), expected.fate(), "{what}\n{budgets:#?}");
                 check(&meters, &budgets, &taken, began, &(began..=monotonic_now()), &what);
+                let is_indication = |row: Option<usize>| row.is_some_and(|row| rows[row].flow.channel.is_none());
+                indications[0] += u32::from(is_indication(to_peer));
+                indications[1] += u32::from(is_indication(to_client));
                 if let Some(row) = to_peer {
                     counts[row] += Traffic { packets_to_peer: 1, bytes_to_peer: len, ..Traffic::default() };
                 }
@@ -323,7 +368,11 @@ fn whatever_comes_the_programs_do_what_the_model_does() {
         for (index, expected) in counts.into_iter().enumerate() {
             assert_eq!(bench.programs.traffic(index as u32), expected, "seed {seed}, flow {index}");
         }
+        for (index, row) in rows.iter().enumerate() {
+            bench.programs.remove(index as u32, &FlowRecord::new(&row.flow).unwrap());
+        }
     }
-    // All of them have been seen, often.
+    // All of them have been seen, often, and by both carriers.
     assert!(outcomes.iter().all(|count| *count > 100), "passed, dropped, sent: {outcomes:?}");
+    assert!(indications.iter().all(|count| *count > 100), "to peers, to clients: {indications:?}");
 }

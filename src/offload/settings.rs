@@ -1,6 +1,6 @@
 //! What an operator decides about the kernel path.
 
-/// Whether the kernel carries the data of open channels, and how.
+/// Whether the kernel carries clients' data, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
@@ -25,7 +25,7 @@ impl Default for Settings {
     }
 }
 
-/// What carries the data of open channels.
+/// What carries clients' data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The sockets alone.

@@ -1,6 +1,8 @@
 //! Both programs on the bench (BPF_PROG_TEST_RUN), and packets of flows as they come and as they have to leave.
 
-use std::net::SocketAddr;
+use std::mem::ManuallyDrop;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
 
 use aya::TestRun as _;
 use aya::programs::TestRunOptions;
@@ -30,7 +32,19 @@ pub(super) enum Fate {
 
 /// Both programs over the same maps.
 pub(super) struct Bench {
-    pub(super) programs: Programs,
+    pub(super) programs: ManuallyDrop<Programs>,
+}
+
+/// Programs of benches that are gone: the kernel takes a third of a second to verify them.
+static IDLE: Mutex<Vec<Programs>> = Mutex::new(Vec::new());
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // SAFETY: nobody has it any more.
+        let mut programs = unsafe { ManuallyDrop::take(&mut self.programs) };
+        programs.clear();
+        IDLE.lock().unwrap().push(programs);
+    }
 }
 
 pub(super) const CHANNEL: u16 = 0x4001;
@@ -47,7 +61,8 @@ pub(super) const WAY: Way = Way {
 
 impl Bench {
     pub(super) fn new() -> Option<Self> {
-        let mut programs = match Programs::load(&[TC, XDP]) {
+        let idle = IDLE.lock().unwrap().pop();
+        let mut programs = match idle.map_or_else(|| Programs::load(&[TC, XDP]), Ok) {
             Ok(programs) => programs,
             Err(error) => {
                 // Without the privilege nothing can be proved here; CI has it.
@@ -59,7 +74,7 @@ impl Bench {
         programs.set_way(1, &WAY).unwrap();
         programs.set_way(2, &Way { mtu: 600, ..WAY }).unwrap();
         programs.set_way(3, &Way { ifindex: 7, ..WAY }).unwrap();
-        Some(Self { programs })
+        Some(Self { programs: ManuallyDrop::new(programs) })
     }
 
     pub(super) fn with(flows: &[Flow]) -> Option<Self> {
@@ -187,7 +202,7 @@ pub(super) fn flow(client: &str, server: &str, relayed: &str, peer: &str) -> Flo
     Flow {
         client: ClientAddr::new(at(client)),
         server: ServerAddr::new(at(server)),
-        channel: CHANNEL,
+        channel: Some(CHANNEL),
         relayed: RelayedAddr::new(at(relayed)),
         peer: PeerAddr::new(at(peer)),
         hop: None,
@@ -204,23 +219,64 @@ pub(super) const SERVER6: &str = "[2001:db8:4::1]:3478";
 pub(super) const RELAYED6: &str = "[2001:db8:4::1]:50000";
 pub(super) const PEER6: &str = "[2001:db8:9::1]:6000";
 
-/// Every pair of families.
-pub(super) fn flows() -> [Flow; 4] {
-    [
+/// Every pair of families, by a channel and by indications.
+pub(super) fn flows() -> [Flow; 8] {
+    let channels = [
         flow(CLIENT4, SERVER4, RELAYED4, PEER4),
         flow(CLIENT6, SERVER6, RELAYED6, PEER6),
         flow(CLIENT4, SERVER4, RELAYED6, PEER6),
         flow(CLIENT6, SERVER6, RELAYED4, PEER4),
-    ]
+    ];
+    std::array::from_fn(|index| match index {
+        0..4 => channels[index],
+        _ => Flow { channel: None, ..channels[index - 4] },
+    })
 }
 
 pub(super) fn channel_data(channel: u16, data: &[u8]) -> Vec<u8> {
     [&channel.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
 }
 
-/// ChannelData of the flow's client.
+const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+pub(super) const FINGERPRINT: [u8; 8] = [0x80, 0x28, 0, 4, 0xde, 0xad, 0xbe, 0xef];
+
+/// An indication as browsers write it, and as this server does, with what may follow.
+fn indication(kind: u16, id: [u8; 12], peer: SocketAddr, data: &[u8], end: &[u8]) -> Vec<u8> {
+    let ip = match peer.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let mask = [&COOKIE[..], &id].concat();
+    let ip: Vec<u8> = ip.iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
+    let port = (peer.port() ^ 0x2112).to_be_bytes();
+    let mut attributes = vec![0, 0x12, 0, ip.len() as u8 + 4, 0, if peer.is_ipv4() { 1 } else { 2 }];
+    attributes.extend(port.iter().chain(&ip));
+    attributes.extend([0, 0x13].into_iter().chain((data.len() as u16).to_be_bytes()));
+    attributes.extend(data);
+    attributes.resize(attributes.len().next_multiple_of(4), 0);
+    attributes.extend(end);
+    [&kind.to_be_bytes()[..], &(attributes.len() as u16).to_be_bytes(), &COOKIE, &id, &attributes].concat()
+}
+
+/// How many bytes are in front of the data of an indication.
+pub(super) fn front(peer: SocketAddr) -> usize {
+    if peer.is_ipv4() { 36 } else { 48 }
+}
+
+/// Data of the flow's client: ChannelData, or a Send indication of Chromium.
 pub(super) fn from_client(flow: &Flow, data: &[u8]) -> Packet {
-    Packet::new(flow.client.socket_addr(), flow.server.socket_addr(), &channel_data(flow.channel, data))
+    let payload = match flow.channel {
+        Some(channel) => channel_data(channel, data),
+        None => indication(0x0016, *b"Chromium's..", flow.peer.socket_addr(), data, &[]),
+    };
+    Packet::new(flow.client.socket_addr(), flow.server.socket_addr(), &payload)
+}
+
+/// A Send indication of Firefox, where there is no channel.
+pub(super) fn from_firefox(flow: &Flow, data: &[u8]) -> Option<Packet> {
+    let payload = indication(0x0016, *b"and Firefox'", flow.peer.socket_addr(), data, &FINGERPRINT);
+    let packet = Packet::new(flow.client.socket_addr(), flow.server.socket_addr(), &payload);
+    flow.channel.is_none().then_some(packet)
 }
 
 /// The same, as it has to reach the peer.
@@ -233,7 +289,12 @@ pub(super) fn from_peer(flow: &Flow, data: &[u8]) -> Packet {
     Packet::new(flow.peer.socket_addr(), flow.relayed.socket_addr(), data)
 }
 
+/// The same, as it has to reach the client. Transaction IDs are not compared.
 pub(super) fn at_client(flow: &Flow, data: &[u8]) -> Packet {
-    let packet = Packet::new(flow.server.socket_addr(), flow.client.socket_addr(), &channel_data(flow.channel, data));
+    let payload = match flow.channel {
+        Some(channel) => channel_data(channel, data),
+        None => indication(0x0017, [0; 12], flow.peer.socket_addr(), data, &[]),
+    };
+    let packet = Packet::new(flow.server.socket_addr(), flow.client.socket_addr(), &payload);
     Packet { ttl: packet.ttl - 1, ..packet }
 }

@@ -67,27 +67,15 @@ impl Packet {
         self.from.is_ipv4() || !needs_v4
     }
 
-    /// The same with a last word of the payload by which the complete checksum is the sum of the pseudo header; returns
-    /// that word. `None` when there is no room for it.
-    pub(super) fn with_pseudo_checksum(&self) -> Option<(Self, Vec<u8>)> {
-        let mut packet = self.clone();
-        // A word at an even place, behind the header of ChannelData.
-        let end = packet.payload.len() / 2 * 2;
-        let start = end.checked_sub(2).filter(|start| *start >= 4)?;
-        packet.payload[start..end].fill(0);
-        let wanted = packet.sum_pseudo();
+    /// The word by which the complete checksum is the sum of the pseudo header, for an even place of the payload that is zero.
+    pub(super) fn word_of_pseudo_checksum(&self) -> [u8; 2] {
         // The checksum is the complement of the sum: sum + word = !wanted.
-        let word = add(!wanted, !packet.sum_udp());
-        packet.payload[start..end].copy_from_slice(&word.to_be_bytes());
-        assert_eq!(!packet.sum_udp(), wanted);
-        Some((packet.clone(), packet.payload[start..].to_vec()))
+        add(!self.sum_pseudo(), !self.sum_udp()).to_be_bytes()
     }
 
-    /// The same with another end of its payload.
-    pub(super) fn with_payload_end(mut self, end: &[u8]) -> Self {
-        let start = self.payload.len() - end.len();
-        self.payload[start..].copy_from_slice(end);
-        self
+    /// Whether the complete checksum is the sum of the pseudo header.
+    pub(super) fn looks_unfinished(&self) -> bool {
+        !self.sum_udp() == self.sum_pseudo()
     }
 
     pub(super) fn frame(&self) -> Vec<u8> {
@@ -165,15 +153,30 @@ impl Packet {
     }
 }
 
-/// The frame without what a sender chooses: Ethernet addresses, and IPv4's identification with the checksum over it,
-/// which is checked here.
+/// The frame without what a sender chooses: Ethernet addresses, IPv4's identification with the checksum over it, and a Data
+/// indication's transaction ID with the checksum over that. The checksums are checked here.
 pub(super) fn canonical(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame[..12].fill(0);
-    if frame[12..14] == [0x08, 0x00] {
+    let is_v4 = frame[12..14] == [0x08, 0x00];
+    if is_v4 {
         assert_eq!(sum(&frame[14..34]), 0xffff, "the header checksum is right");
         frame[18..20].fill(0);
         frame[24..26].fill(0);
+    }
+    let udp = if is_v4 { 34 } else { 54 };
+    if frame.get(udp + 8..udp + 10) == Some(&[0x00, 0x17]) {
+        let addresses = if is_v4 { 26..34 } else { 22..54 };
+        let pseudo = [&frame[addresses], &[0, UDP], &frame[udp + 4..udp + 6]].concat();
+        let has_checksum = frame[udp + 6..udp + 8] != [0, 0];
+        assert!(!has_checksum || add(sum(&pseudo), sum(&frame[udp..])) == 0xffff, "the checksum is right");
+        frame[udp + 6..udp + 8].fill(u8::from(has_checksum));
+        let id: [u8; 12] = frame[udp + 16..udp + 28].try_into().unwrap();
+        frame[udp + 16..udp + 28].fill(0);
+        // An IPv6 address is xored with it.
+        if frame[udp + 33] == 2 {
+            frame[udp + 40..udp + 52].iter_mut().zip(id).for_each(|(byte, mask)| *byte ^= mask);
+        }
     }
     frame
 }

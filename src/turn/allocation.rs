@@ -139,7 +139,7 @@ pub(super) struct Flow {
     pub(super) channel: Option<ChannelNumber>,
     pub(super) reach: Reach,
     /// The end of the relayed address, the permission or the channel, whichever is first.
-    until: Instant,
+    pub(super) until: Instant,
 }
 
 /// What a flow lacks.
@@ -421,6 +421,14 @@ impl Allocation {
         let permission = self.permissions.get(&peer.ip())?.expires_at;
         let relay = self.relays.get(peer.family())?.expires_at;
         Some(channel.min(permission).min(relay))
+    }
+
+    /// Until when indications to and from a peer are relayed, which may be in the past; `None` when there is no permission
+    /// or a channel is bound.
+    pub(super) fn indications_until(&self, peer: PeerAddr) -> Option<Instant> {
+        let permission = self.permissions.get(&peer.ip())?.expires_at;
+        let relay = self.relays.get(peer.family())?.expires_at;
+        (!self.channels_by_peer.contains_key(&peer)).then(|| permission.min(relay))
     }
 
     /// Every bound channel that is permitted, and until when it is open.

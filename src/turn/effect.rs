@@ -82,6 +82,13 @@ pub enum Effect {
     ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant },
     /// A bound channel is open until then, as its permission or its allocation has been refreshed.
     ChannelExtended { relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant },
+    /// A Send indication has been relayed to a peer that no channel is bound to; its data and the peer's is relayed as
+    /// indications until then. Comes with each of them, and where it was asked for alone
+    /// ([`super::Server::tell_of_indications`]).
+    IndicationRelayed { relay: RelayId, peer: PeerAddr, until: Instant },
+    /// What [`super::Server::indications_until`] says of an allocation's peers may have changed, or the allocation has ended.
+    /// Comes in front of the response, and where it was asked for alone.
+    PermissionsChanged { allocation: AllocationId },
     /// A channel is not bound any more.
     ChannelClosed { relay: RelayId, channel: ChannelNumber, peer: PeerAddr },
     /// An allocation has another 5-tuple from now on (RFC 8016). Its relays and channels are as they were.
@@ -96,7 +103,7 @@ pub enum Effect {
     UserAttacked { username: Box<str> },
 }
 
-/// Where the data of a channel goes, for whoever carries it besides the server.
+/// Where the data for a peer goes, for whoever carries it besides the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelPath {
     pub client: FiveTuple,

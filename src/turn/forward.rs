@@ -59,7 +59,12 @@ impl Server {
         self.client_speaks(id, client);
         let allocation = self.table.get_mut(id).ok_or(DropReason::NoAllocation)?;
         let flow = allocation.flow_to(peer, now.instant).map_err(lacks_for_client)?;
-        self.send(now, id, flow, payload, dont_fragment)
+        let forward = self.send(now, id, flow, payload, dont_fragment)?;
+        if self.tells_of_indications && flow.channel.is_none() {
+            let relay = RelayId { allocation: id, family: peer.family() };
+            self.effects.push_back(Effect::IndicationRelayed { relay, peer, until: flow.until });
+        }
+        Ok(forward)
     }
 
     /// A datagram at a relayed address, from the network or from another allocation (RFC 8656 section 11.3).

@@ -115,6 +115,8 @@ pub struct Server {
     pub(super) authorization: Authorization,
     pub(super) live: Live,
     pub(super) counters: Counters,
+    /// Somebody wants to hear of indications.
+    pub(super) tells_of_indications: bool,
 }
 
 impl Server {
@@ -142,6 +144,7 @@ impl Server {
             authorization: Authorization::new(hasher.clone()),
             live: Live::default(),
             counters: Counters::default(),
+            tells_of_indications: false,
             rng,
             hasher,
         }
@@ -276,7 +279,7 @@ impl Server {
         Some(self.table.get(relay.allocation)?.relays().get(relay.family)?.address)
     }
 
-    /// Where the data of a channel to a peer goes, while there is an allocation for it and nothing but its end and its own
+    /// Where the data for a permitted peer goes, while there is an allocation for it and nothing but its end and its own
     /// rate to be watched: what a user's allocations share passes through here.
     pub fn channel_path(&self, relay: RelayId, peer: PeerAddr) -> Option<ChannelPath> {
         let limits = &self.settings.limits;
@@ -300,6 +303,23 @@ impl Server {
     pub fn share_meter(&mut self, id: AllocationId, buckets: Box<dyn SharedBuckets>, epoch: Instant) {
         if let Some(allocation) = self.table.get_mut(id) {
             allocation.share_meter(buckets, epoch);
+        }
+    }
+
+    /// Has [`Effect::IndicationRelayed`] and [`Effect::PermissionsChanged`] come from now on.
+    pub fn tell_of_indications(&mut self) {
+        self.tells_of_indications = true;
+    }
+
+    /// Until when indications to and from a peer are relayed, which may be in the past: the earlier of allocation and
+    /// permission. `None` when there is no permission, or a channel is bound to the peer.
+    pub fn indications_until(&self, relay: RelayId, peer: PeerAddr) -> Option<Instant> {
+        self.table.get(relay.allocation)?.indications_until(peer)
+    }
+
+    pub(super) fn permissions_changed(&mut self, allocation: AllocationId) {
+        if self.tells_of_indications {
+            self.effects.push_back(Effect::PermissionsChanged { allocation });
         }
     }
 
@@ -370,6 +390,7 @@ impl Server {
         if let Some(allocation) = self.table.get_mut(id) {
             allocation.forget_permissions(now, None);
         }
+        self.permissions_changed(id);
         self.rearm(id);
     }
 
@@ -403,6 +424,7 @@ impl Server {
         }
         self.close_channels(id, now, Some(family));
         self.close_connections_of(id, family);
+        self.permissions_changed(id);
         let Some(allocation) = self.table.get_mut(id) else { return };
         allocation.forget_permissions(now, Some(family));
         let (transport, client) = (allocation.transport(), allocation.client.transport);
@@ -432,6 +454,7 @@ impl Server {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::ChannelClosed { relay, channel, peer });
         }
+        self.permissions_changed(id);
         self.close_connections(&mut allocation, reason);
         for relay in allocation.relays().iter() {
             let relay_id = RelayId { allocation: id, family: relay.address.family() };

@@ -71,6 +71,8 @@ impl<D: Datagrams> Worker<D> {
                     self.channel_open(relay, channel, peer, until);
                 }
                 Effect::ChannelClosed { relay, channel, .. } => self.channel_closed(relay, channel),
+                Effect::IndicationRelayed { relay, peer, until } => self.indication_relayed(now, relay, peer, until),
+                Effect::PermissionsChanged { allocation } => self.permissions_changed(allocation),
                 Effect::ClientMoved { allocation, from, to, .. } => {
                     self.client_moved(allocation);
                     debug!(from = %from.client, to = %to.client, transport = to.transport.name(), "client moved");

@@ -1,4 +1,5 @@
-//! Open channels of UDP clients, given to the kernel to carry; the sockets serve whatever it does not take.
+//! Open channels of UDP clients and peers that they reach by indications, given to the kernel to carry; the sockets serve
+//! whatever it does not take.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, UdpSocket};
@@ -18,10 +19,14 @@ use crate::offload::{Flow, FlowId, Hop, Meter, MeterId, Notify, Offload, Traffic
 use crate::stun::channel_data::ChannelNumber;
 use crate::turn::effect::{ChannelPath, Ended};
 use crate::turn::settings::DataRate;
-use crate::turn::{self, AllocationId, Beyond, Buckets, RelayId, Session as LiveSession, SharedBuckets};
+use crate::turn::{self, AllocationId, Beyond, Buckets, Now, RelayId, Session as LiveSession, SharedBuckets};
 
 /// How long the end of flows is waited for when the worker ends. A grace period takes some ten milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Peers of an allocation that the kernel carries indications of. A call has one or two; ICE asks many before.
+const INDICATION_FLOWS_MAX: usize = 16;
+/// After so long a peer that has not been heard gives way to another: the first answers to ICE come at once.
+const UNHEARD_MAX: Duration = Duration::from_secs(5);
 
 /// The flows of a worker's allocations.
 pub(super) struct KernelPath {
@@ -36,7 +41,7 @@ pub(super) struct KernelPath {
 /// An allocation that has or had a flow.
 #[derive(Default)]
 struct Session {
-    open: HashMap<ChannelNumber, Open>,
+    open: HashMap<Carrier, Open>,
     /// Flows that packets may still be on, in the order of their end, and what was last known of each.
     closing: VecDeque<Traffic>,
     /// What flows have carried that are closed.
@@ -58,10 +63,18 @@ impl SharedBuckets for InKernel {
     }
 }
 
+/// What a client reaches a peer by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Carrier {
+    Channel(ChannelNumber),
+    Indications(PeerAddr),
+}
+
 /// A flow that the kernel may carry.
 struct Open {
     relay: RelayId,
     peer: PeerAddr,
+    since: Instant,
     until: Instant,
     flow: Flow,
     id: FlowId,
@@ -73,6 +86,12 @@ enum Waiting {
     CloseRelay(RelayId, RelayedAddr),
     /// The record says what the kernel has carried too.
     Record(Box<Ended>),
+}
+
+impl Session {
+    fn flows(&self) -> impl Iterator<Item = (Carrier, RelayId, PeerAddr, Instant)> {
+        self.open.iter().map(|(carrier, open)| (*carrier, open.relay, open.peer, open.until))
+    }
 }
 
 impl KernelPath {
@@ -98,17 +117,17 @@ impl KernelPath {
         }
     }
 
-    /// A channel is open until then, for the first time or still.
-    fn channel_open(
+    /// A flow is open until then, for the first time or still.
+    fn flow_open(
         &mut self,
-        channel: ChannelNumber,
+        carrier: Carrier,
         (relay, peer): (RelayId, PeerAddr),
         flow: Option<Flow>,
-        until: Instant,
+        (now, until): (Instant, Instant),
     ) {
         let Some(offload) = &self.offload else { return };
         let tag = relay.allocation().pack();
-        let open = self.sessions.get_mut(&tag).and_then(|session| session.open.get_mut(&channel));
+        let open = self.sessions.get_mut(&tag).and_then(|session| session.open.get_mut(&carrier));
         match (open, flow) {
             (None, None) => {}
             (Some(open), Some(flow)) if open.flow == flow => {
@@ -117,25 +136,50 @@ impl KernelPath {
             }
             (open, flow) => {
                 if open.is_some() {
-                    self.channel_closed(channel, relay);
+                    self.flow_closed(carrier, relay);
                 }
                 let Some(offload) = &self.offload else { return };
                 let opened = flow.and_then(|flow| Some((offload.open(&flow, until)?, flow)));
                 if let Some((id, flow)) = opened {
                     let session = self.sessions.entry(tag).or_default();
-                    session.open.insert(channel, Open { relay, peer, until, flow, id });
+                    session.open.insert(carrier, Open { relay, peer, since: now, until, flow, id });
                 }
             }
         }
     }
 
-    fn channel_closed(&mut self, channel: ChannelNumber, relay: RelayId) {
+    fn flow_closed(&mut self, carrier: Carrier, relay: RelayId) {
         let (Some(offload), tag) = (&self.offload, relay.allocation().pack()) else { return };
         let Some(session) = self.sessions.get_mut(&tag) else { return };
-        if let Some(open) = session.open.remove(&channel) {
+        if let Some(open) = session.open.remove(&carrier) {
             session.closing.push_back(offload.carried(&open.id));
             offload.close(open.id, tag, &self.notify);
         }
+    }
+
+    /// Whether there may be a flow for indications to this peer, after one that has carried nothing has given way.
+    fn has_room_for(&mut self, now: Instant, relay: RelayId, peer: PeerAddr) -> bool {
+        let Some(offload) = &self.offload else { return false };
+        let Some(session) = self.sessions.get(&relay.allocation().pack()) else { return true };
+        let is_of_indications = |carrier: &Carrier| matches!(carrier, Carrier::Indications(_));
+        if session.open.contains_key(&Carrier::Indications(peer))
+            || session.open.keys().filter(|carrier| is_of_indications(carrier)).count() < INDICATION_FLOWS_MAX
+        {
+            return true;
+        }
+        let is_unheard = |open: &Open| {
+            now.saturating_duration_since(open.since) >= UNHEARD_MAX && offload.carried(&open.id) == Traffic::default()
+        };
+        let unheard = session.open.iter().find(|(carrier, open)| is_of_indications(carrier) && is_unheard(open));
+        let Some((carrier, relay)) = unheard.map(|(carrier, open)| (*carrier, open.relay)) else { return false };
+        self.flow_closed(carrier, relay);
+        true
+    }
+
+    /// The flows of an allocation: by what, to which peer and until when.
+    fn flows_of(&self, allocation: AllocationId) -> Vec<(Carrier, RelayId, PeerAddr, Instant)> {
+        let session = self.sessions.get(&allocation.pack());
+        session.map(|session| session.flows().collect()).unwrap_or_default()
     }
 
     /// Has something wait for the flows of an allocation that are closing; gives it back when there are none.
@@ -203,7 +247,7 @@ fn in_all(
 }
 
 /// The flow for what goes by UDP on both sides, beyond this host or to another allocation, not metered yet.
-fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath, with_loopback: bool) -> Option<Flow> {
+fn flow_of(carrier: Carrier, peer: PeerAddr, path: &ChannelPath, with_loopback: bool) -> Option<Flow> {
     let hop = match path.beyond {
         Beyond::Network => None,
         Beyond::Relay { relayed, from } => Some(Hop { relayed, from }),
@@ -220,7 +264,11 @@ fn flow_of(channel: ChannelNumber, peer: PeerAddr, path: &ChannelPath, with_loop
         return None;
     }
     let (client, server) = (path.client.client, path.client.server);
-    Some(Flow { client, server, channel: channel.get(), relayed: path.relayed, peer, hop, meter: None })
+    let channel = match carrier {
+        Carrier::Channel(channel) => Some(channel.get()),
+        Carrier::Indications(_) => None,
+    };
+    Some(Flow { client, server, channel, relayed: path.relayed, peer, hop, meter: None })
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -233,14 +281,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 impl<D: Datagrams> Worker<D> {
     /// A channel is open until then, for the first time or still.
     pub(super) fn channel_open(&mut self, relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant) {
-        let with_loopback = self.kernel_path.offload.as_ref().is_some_and(Offload::has_loopback);
-        let path = self.server.channel_path(relay, peer);
-        let flow = path.and_then(|path| {
-            let flow = flow_of(channel, peer, &path, with_loopback)?;
-            let meter = if path.rate.is_limited() { Some(self.meter(relay.allocation(), path.rate)?) } else { None };
-            Some(Flow { meter, ..flow })
-        });
-        self.kernel_path.channel_open(channel, (relay, peer), flow, until);
+        self.flow_open(Carrier::Channel(channel), relay, peer, until);
     }
 
     /// Has the sockets and the kernel take from the same buckets of an allocation; `None` where there are no more.
@@ -260,29 +301,50 @@ impl<D: Datagrams> Worker<D> {
     }
 
     pub(super) fn channel_closed(&mut self, relay: RelayId, channel: ChannelNumber) {
-        self.kernel_path.channel_closed(channel, relay);
+        self.kernel_path.flow_closed(Carrier::Channel(channel), relay);
+    }
+
+    /// An indication to a peer has been relayed, and more may be until then.
+    pub(super) fn indication_relayed(&mut self, now: Now, relay: RelayId, peer: PeerAddr, until: Instant) {
+        if self.kernel_path.has_room_for(now.instant, relay, peer) {
+            self.flow_open(Carrier::Indications(peer), relay, peer, until);
+        }
+    }
+
+    /// Permissions of an allocation, or itself, have been refreshed or are gone, or a channel is bound where none was.
+    pub(super) fn permissions_changed(&mut self, allocation: AllocationId) {
+        for (carrier, relay, peer, _) in self.kernel_path.flows_of(allocation) {
+            match (carrier, self.server.indications_until(relay, peer)) {
+                (Carrier::Channel(_), _) => {}
+                (Carrier::Indications(_), Some(until)) => self.flow_open(carrier, relay, peer, until),
+                (Carrier::Indications(_), None) => self.kernel_path.flow_closed(carrier, relay),
+            }
+        }
+    }
+
+    fn flow_open(&mut self, carrier: Carrier, relay: RelayId, peer: PeerAddr, until: Instant) {
+        let with_loopback = self.kernel_path.offload.as_ref().is_some_and(Offload::has_loopback);
+        let path = self.server.channel_path(relay, peer);
+        let flow = path.and_then(|path| {
+            let flow = flow_of(carrier, peer, &path, with_loopback)?;
+            let meter = if path.rate.is_limited() { Some(self.meter(relay.allocation(), path.rate)?) } else { None };
+            Some(Flow { meter, ..flow })
+        });
+        self.kernel_path.flow_open(carrier, (relay, peer), flow, (self.clock.now().instant, until));
     }
 
     /// Takes back from the kernel what another policy does not leave to it.
     pub(super) fn policy_changed(&mut self) {
-        let sessions = self.kernel_path.sessions.values();
-        let open: Vec<_> = sessions
-            .flat_map(|session| {
-                session.open.iter().map(|(channel, open)| (*channel, open.relay, open.peer, open.until))
-            })
-            .collect();
-        for (channel, relay, peer, until) in open {
-            self.channel_open(relay, channel, peer, until);
+        let flows: Vec<_> = self.kernel_path.sessions.values().flat_map(Session::flows).collect();
+        for (carrier, relay, peer, until) in flows {
+            self.flow_open(carrier, relay, peer, until);
         }
     }
 
     /// The flows of an allocation lead to where its client is now.
     pub(super) fn client_moved(&mut self, allocation: AllocationId) {
-        let Some(session) = self.kernel_path.sessions.get(&allocation.pack()) else { return };
-        let open: Vec<_> =
-            session.open.iter().map(|(channel, open)| (*channel, open.relay, open.peer, open.until)).collect();
-        for (channel, relay, peer, until) in open {
-            self.channel_open(relay, channel, peer, until);
+        for (carrier, relay, peer, until) in self.kernel_path.flows_of(allocation) {
+            self.flow_open(carrier, relay, peer, until);
         }
     }
 

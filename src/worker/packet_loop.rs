@@ -119,10 +119,14 @@ enum Turn {
 
 impl<D: Datagrams> Worker<D> {
     pub(super) fn new(berth: &Berth, fresh: Fresh<D>, legacy: Legacy) -> Self {
+        let mut server = fresh.server;
+        if berth.offload.is_some() {
+            server.tell_of_indications();
+        }
         Self {
             id: berth.id,
             clock: Clock,
-            server: fresh.server,
+            server,
             datagrams: fresh.datagrams,
             listeners: Listeners::new(legacy.listeners, fresh.listeners),
             requests: Some(fresh.requests),

@@ -280,7 +280,7 @@ pub(crate) enum Data {
 }
 
 impl Data {
-    fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         if let Some(data) = ChannelData::parse(bytes) {
             return Self::Channel(data.channel.get(), bytes[data.data()].to_vec());
         }

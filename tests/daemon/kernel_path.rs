@@ -16,10 +16,10 @@ use crate::metrics::{metric, with_metrics};
 use crate::revoke::{SECRET, secret};
 use crate::{mobility, wait_until};
 
-const CHANNEL: u16 = 0x4001;
+pub(crate) const CHANNEL: u16 = 0x4001;
 
-/// A ferryd whose channels the kernel carries; `None`, and a loud word, where this may not be tried.
-fn start(change: impl Fn(&mut Config)) -> Option<Ferryd> {
+/// A ferryd whose data the kernel carries; `None`, and a loud word, where this may not be tried.
+pub(crate) fn start(change: impl Fn(&mut Config)) -> Option<Ferryd> {
     let ferryd = Ferryd::start(|config| {
         config.text("data-path.offload", "tc").set("data-path.offload-interfaces", "[\"lo\"]");
         with_metrics(config);
@@ -34,72 +34,108 @@ fn start(change: impl Fn(&mut Config)) -> Option<Ferryd> {
     None
 }
 
-/// A client with a channel to a peer that the kernel carries.
-struct Call {
-    client: Client,
-    peer: UdpSocket,
-    relayed: SocketAddr,
+/// What a client reaches its peer by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Channel,
+    Indications,
+}
+
+pub(crate) const BOTH: [By; 2] = [By::Channel, By::Indications];
+
+/// A client and a peer whose data the kernel carries.
+pub(crate) struct Call {
+    pub(crate) client: Client,
+    pub(crate) peer: UdpSocket,
+    pub(crate) relayed: SocketAddr,
+    pub(crate) by: By,
     /// What the peer and the client got: packets and bytes.
     to_peer: [u64; 2],
     to_client: [u64; 2],
 }
 
 impl Call {
-    fn new(ferryd: &Ferryd, client: Client) -> Self {
-        let mut call = Self::unbound(client);
+    pub(crate) fn new(ferryd: &Ferryd, client: Client, by: By) -> Self {
+        let mut call = Self::unbound(client, by);
         call.bind();
         call.until_carried(ferryd);
         call
     }
 
-    fn unbound(mut client: Client) -> Self {
+    pub(crate) fn unbound(mut client: Client, by: By) -> Self {
         let relayed = client.allocate();
-        Self::at(client, relayed)
+        Self::at(client, relayed, by)
     }
 
-    fn at(client: Client, relayed: SocketAddr) -> Self {
+    fn at(client: Client, relayed: SocketAddr, by: By) -> Self {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.set_read_timeout(Some(crate::PATIENCE)).unwrap();
-        Self { client, peer, relayed, to_peer: [0; 2], to_client: [0; 2] }
+        Self { client, peer, relayed, by, to_peer: [0; 2], to_client: [0; 2] }
     }
 
-    fn bind(&mut self) {
-        self.client.bind_channel(CHANNEL, self.peer.local_addr().unwrap()).unwrap();
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.peer.local_addr().unwrap()
     }
 
-    /// Sends both ways until the kernel has carried a packet: flows are made behind the success response, and it has to have
-    /// seen both ends.
-    fn until_carried(&mut self, ferryd: &Ferryd) {
+    /// Opens what the call goes by.
+    pub(crate) fn bind(&mut self) {
+        let peer = self.peer_address();
+        match self.by {
+            By::Channel => self.client.bind_channel(CHANNEL, peer).unwrap(),
+            By::Indications => self.client.permit(peer).unwrap(),
+        }
+    }
+
+    /// Sends both ways until the kernel has carried a packet: flows are made behind the success response, or behind the
+    /// first indication, and it has to have seen both ends.
+    pub(crate) fn until_carried(&mut self, ferryd: &Ferryd) {
         let before = carried(ferryd);
-        wait_until("the kernel carries the channel", || {
+        wait_until("the kernel carries the call", || {
             self.there(b"probe");
             self.back(b"probe");
             carried(ferryd) > before
         });
     }
 
-    fn there(&mut self, data: &[u8]) {
-        self.client.send_by_channel(CHANNEL, data);
+    pub(crate) fn send(&mut self, data: &[u8]) {
+        match self.by {
+            By::Channel => self.client.send_by_channel(CHANNEL, data),
+            By::Indications => self.client.send_by_indication(self.peer_address(), data),
+        }
+    }
+
+    pub(crate) fn there(&mut self, data: &[u8]) {
+        self.send(data);
         let mut buffer = vec![0; 65_536];
         let (len, from) = self.peer.recv_from(&mut buffer).expect("the peer hears the client");
         assert_eq!((&buffer[..len], from), (data, self.relayed));
         self.to_peer = [self.to_peer[0] + 1, self.to_peer[1] + len as u64];
     }
 
-    fn back(&mut self, data: &[u8]) {
+    pub(crate) fn back(&mut self, data: &[u8]) {
+        let bytes = self.raw_back(data);
+        let expected = match self.by {
+            By::Channel => Data::Channel(CHANNEL, data.to_vec()),
+            By::Indications => Data::Indication(self.peer_address(), data.to_vec()),
+        };
+        assert_eq!(Data::parse(&bytes), expected);
+    }
+
+    /// What the client gets when the peer sends this.
+    pub(crate) fn raw_back(&mut self, data: &[u8]) -> Vec<u8> {
         self.peer.send_to(data, self.relayed).unwrap();
-        assert_eq!(self.client.receive(), Data::Channel(CHANNEL, data.to_vec()));
         self.to_client = [self.to_client[0] + 1, self.to_client[1] + data.len() as u64];
+        self.client.next()
     }
 
     /// Whether these are the numbers of a session or a record.
-    fn is_counted_by(&self, value: &Value) -> bool {
+    pub(crate) fn is_counted_by(&self, value: &Value) -> bool {
         let fields = ["packets_to_peers", "bytes_to_peers", "packets_to_client", "bytes_to_client"];
         fields.iter().zip(self.to_peer.iter().chain(&self.to_client)).all(|(field, count)| value[field] == *count)
     }
 }
 
-fn carried(ferryd: &Ferryd) -> u64 {
+pub(crate) fn carried(ferryd: &Ferryd) -> u64 {
     metric(ferryd, "ferryd_packets_total{direction=\"to_peer\",datapath=\"kernel\"}")
 }
 
@@ -110,7 +146,7 @@ fn relayed(ferryd: &Ferryd, what: &str, direction: &str) -> [u64; 2] {
     })
 }
 
-fn session_of(ferryd: &Ferryd, call: &Call) -> Value {
+pub(crate) fn session_of(ferryd: &Ferryd, call: &Call) -> Value {
     session_at(ferryd, call.relayed)
 }
 
@@ -130,7 +166,8 @@ fn sessions_metrics_and_records_have_what_was_on_the_wire() {
     }) else {
         return;
     };
-    let mut calls: Vec<_> = (0..20).map(|_| Call::new(&ferryd, Client::udp(ferryd.address()))).collect();
+    let call = |index: usize| Call::new(&ferryd, Client::udp(ferryd.address()), BOTH[index % 2]);
+    let mut calls: Vec<_> = (0..20).map(call).collect();
     for round in 0..50 {
         for (index, call) in calls.iter_mut().enumerate() {
             // Some are too large for a datagram of the interface and go by the sockets.
@@ -178,13 +215,11 @@ fn sessions_metrics_and_records_have_what_was_on_the_wire() {
 }
 
 #[test]
-fn a_session_without_a_channel_is_on_the_sockets() {
+fn a_session_whose_peer_is_silent_is_on_the_sockets() {
     let Some(ferryd) = start(|_| {}) else { return };
-    let mut call = Call::unbound(Client::udp(ferryd.address()));
-    let peer = call.peer.local_addr().unwrap();
-    call.client.permit(peer).unwrap();
-    call.client.send_by_indication(peer, b"by the sockets");
-    call.peer.recv(&mut [0; 64]).unwrap();
+    let mut call = Call::unbound(Client::udp(ferryd.address()), By::Indications);
+    call.bind();
+    call.there(b"by the sockets");
     let session = session_of(&ferryd, &call);
     assert_eq!((&session["datapath"], &session["packets_to_peers"]), (&"sockets".into(), &1.into()));
 }
@@ -203,8 +238,8 @@ pub(crate) fn settle(ferryd: &Ferryd, relayed: SocketAddr, mut converse: impl Fn
 }
 
 /// Neither end hears of the other any more.
-fn assert_cut(call: &mut Call, what: &str) {
-    call.client.send_by_channel(CHANNEL, b"too late");
+pub(crate) fn assert_cut(call: &mut Call, what: &str) {
+    call.send(b"too late");
     call.peer.send_to(b"too late", call.relayed).unwrap();
     // What the kernel carries has arrived by now, and what a worker has got is dealt with before it answers.
     (0..2).for_each(|_| _ = call.client.bind());
@@ -219,16 +254,18 @@ fn assert_cut(call: &mut Call, what: &str) {
 fn an_end_of_an_allocation_is_an_end_in_the_kernel_at_once() {
     let Some(ferryd) = start(|_| {}) else { return };
     for end in ["release", "evict", "revoke"] {
-        let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
-        match end {
-            "release" => _ = call.client.refresh(0).unwrap(),
-            "evict" => {
-                let id = session_at(&ferryd, call.relayed)["id"].as_str().unwrap().to_owned();
-                ferryd.verb(&["evict", &id]).expect_success();
+        let mut calls = BOTH.map(|by| Call::new(&ferryd, Client::udp(ferryd.address()), by));
+        for call in &mut calls {
+            match end {
+                "release" => _ = call.client.refresh(0).unwrap(),
+                "evict" => {
+                    let id = session_at(&ferryd, call.relayed)["id"].as_str().unwrap().to_owned();
+                    ferryd.verb(&["evict", &id]).expect_success();
+                }
+                _ => _ = ferryd.verb(&["revoke", "alice"]).expect_success(),
             }
-            _ => _ = ferryd.verb(&["revoke", "alice"]).expect_success(),
+            assert_cut(call, &format!("{end}, {:?}", call.by));
         }
-        assert_cut(&mut call, end);
         wait_until("no flow is left", || metric(&ferryd, "ferryd_offload_flows") == 0);
     }
 }
@@ -240,11 +277,13 @@ fn an_allocation_that_expires_takes_its_flow_with_it() {
     }) else {
         return;
     };
-    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
-    wait_until("the allocation to expire", || ferryd.log().contains("reason=\"expired\""));
+    let calls = BOTH.map(|by| Call::new(&ferryd, Client::udp(ferryd.address()), by));
+    wait_until("both allocations to expire", || ferryd.log().matches("reason=\"expired\"").count() == 2);
     // Its record is written when nothing is on its way any more.
     assert_eq!(metric(&ferryd, "ferryd_offload_flows"), 0);
-    assert_cut(&mut call, "expiry");
+    for mut call in calls {
+        assert_cut(&mut call, "expiry");
+    }
 }
 
 /// What the limit on data has dropped: in all, and in the kernel.
@@ -280,7 +319,7 @@ fn the_kernel_carries_metered_calls_at_their_rate_and_the_excess_is_counted() {
     let Some(mut ferryd) = start(|config| _ = config.set("limits.allocation-packets-per-second", 100_000)) else {
         return;
     };
-    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
+    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()), By::Channel);
     // Another rate is another store: the flow stays.
     ferryd.reload(|config| _ = config.set("limits.allocation-packets-per-second", RATE));
     wait_until("the new rate to be in force", || flood(&ferryd, &mut call, 100) < 100);
@@ -321,7 +360,7 @@ fn a_reload_takes_back_what_a_user_shares_or_is_not_allowed_any_more() {
     };
     // Static users may be many people.
     let carol = User::minted(&secret(), 3600, Some("carol"));
-    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()).with(carol));
+    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()).with(carol), By::Channel);
     ferryd.reload(|config| _ = config.set("limits.user-packets-per-second", 100_000));
     wait_until("no flow is left", || metric(&ferryd, "ferryd_offload_flows") == 0);
     let before = carried(&ferryd);
@@ -351,7 +390,7 @@ fn a_reload_takes_back_what_a_user_shares_or_is_not_allowed_any_more() {
 #[test]
 fn calls_go_on_in_the_kernel_while_the_daemon_drains_and_end_with_it() {
     let Some(ferryd) = start(|_| {}) else { return };
-    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()));
+    let mut call = Call::new(&ferryd, Client::udp(ferryd.address()), By::Channel);
     ferryd.verb(&["drain"]).expect_success();
     call.until_carried(&ferryd);
     ferryd.verb(&["drain", "--deadline", "1s"]).expect_success();
@@ -367,30 +406,34 @@ fn calls_go_on_in_the_kernel_while_the_daemon_drains_and_end_with_it() {
 #[test]
 fn a_client_that_moves_takes_its_flow_along() {
     let Some(ferryd) = start(|config| _ = config.set("extensions.mobility", true).set("workers", 4)) else { return };
-    let mut client = Client::udp(ferryd.address());
-    let answer = client.request(Method::Allocate, |builder| {
-        udp_transport(builder);
-        builder.attribute(AttributeType::MOBILITY_TICKET, &[]);
-    });
-    let mut ticket = mobility::ticket(&answer);
-    let mut call = Call::at(client, answer.address(AttributeType::XOR_RELAYED_ADDRESS));
-    call.bind();
-    for place in 0..6 {
-        call.until_carried(&ferryd);
-        let mut next = Client::udp(ferryd.address());
-        ticket = mobility::ticket(&mobility::come_back(&mut next, &ticket));
-        let mut left = std::mem::replace(&mut call.client, next);
-        // The first that comes from there takes the allocation along.
-        call.there(b"from here");
-        call.back(b"and back");
-        call.until_carried(&ferryd);
-        left.send_by_channel(CHANNEL, b"from where it was");
-        (0..2).for_each(|_| _ = left.bind());
-        call.peer.set_nonblocking(true).unwrap();
-        assert!(call.peer.recv(&mut [0; 64]).is_err(), "place {place}: the old address is nobody's");
-        call.peer.set_nonblocking(false).unwrap();
+    for by in BOTH {
+        let mut client = Client::udp(ferryd.address());
+        let answer = client.request(Method::Allocate, |builder| {
+            udp_transport(builder);
+            builder.attribute(AttributeType::MOBILITY_TICKET, &[]);
+        });
+        let mut ticket = mobility::ticket(&answer);
+        let mut call = Call::at(client, answer.address(AttributeType::XOR_RELAYED_ADDRESS), by);
+        call.bind();
+        for place in 0..4 {
+            call.until_carried(&ferryd);
+            let mut next = Client::udp(ferryd.address());
+            ticket = mobility::ticket(&mobility::come_back(&mut next, &ticket));
+            let mut left = std::mem::replace(&mut call.client, next);
+            // The first that comes from there takes the allocation along.
+            call.there(b"from here");
+            call.back(b"and back");
+            call.until_carried(&ferryd);
+            std::mem::swap(&mut call.client, &mut left);
+            call.send(b"from where it was");
+            (0..2).for_each(|_| _ = call.client.bind());
+            std::mem::swap(&mut call.client, &mut left);
+            call.peer.set_nonblocking(true).unwrap();
+            assert!(call.peer.recv(&mut [0; 64]).is_err(), "{by:?}, place {place}: the old address is nobody's");
+            call.peer.set_nonblocking(false).unwrap();
+        }
+        wait_until("every packet is counted", || call.is_counted_by(&session_of(&ferryd, &call)));
     }
-    wait_until("every packet is counted", || call.is_counted_by(&session_of(&ferryd, &call)));
 }
 
 /// The privilege for buffers beyond the host's limits is one of those that workers give up.

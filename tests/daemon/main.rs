@@ -29,6 +29,7 @@ mod flood;
 mod headroom;
 mod import;
 mod inherited;
+mod kernel_indications;
 mod kernel_path;
 mod lifetimes;
 mod listener_reload;

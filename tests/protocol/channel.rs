@@ -23,6 +23,8 @@ fn channel_events(world: &World) -> Vec<(bool, u16, String)> {
         | Effect::BindPeer { .. }
         | Effect::ClosePeer { .. }
         | Effect::ChannelExtended { .. }
+        | Effect::IndicationRelayed { .. }
+        | Effect::PermissionsChanged { .. }
         | Effect::ClientMoved { .. }
         | Effect::AllocationStarted(_)
         | Effect::AllocationEnded(_)

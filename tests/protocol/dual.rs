@@ -6,7 +6,7 @@ use ferryd::turn::{Effect, OpenError};
 
 use crate::harness::{Client, PEER, PEER_V6, Received, Reply, TICK, World, assert_no_leak, secs};
 
-fn dual(world: &mut World, client: &mut Client) -> Reply {
+pub(crate) fn dual(world: &mut World, client: &mut Client) -> Reply {
     client.allocate_with(world, |builder| {
         builder.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &[2, 9, 9, 9]);
     })

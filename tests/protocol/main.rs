@@ -18,6 +18,7 @@ mod data_connections;
 mod dual;
 mod failure;
 mod icmp;
+mod indication_paths;
 mod lifecycle;
 mod messages;
 mod mobility;

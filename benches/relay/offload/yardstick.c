@@ -9,8 +9,6 @@ enum { PAYLOAD = 160, FRAME = 232 };
 enum { UDP4_AT = 34, UDP6_AT = 54, UDP = 8, CHANNEL_HEADER = 4 };
 static const u32 MARK = 0xfe771d02;
 
-static long (*const xdp_adjust_tail)(struct xdp_md *, int delta) = (void *)65;
-
 struct frame {
 	u32 len;
 	/* A checksum that the sender's device was to complete, which a veth never does. */

@@ -29,8 +29,8 @@ INLINE u64 sum_pseudo(const struct key *key, u32 udp_len)
 	return sum_addresses(key) + swap16(PROTO_UDP) + swap16((u16)udp_len);
 }
 
-/* Ports, length and the first four bytes of the payload, where they are not the same before and after. */
-INLINE u64 sum_rest(const struct key *key, u32 udp_len, u32 first)
+/* Ports, length and what is around the data, where they are not the same before and after. */
+INLINE u64 sum_rest(const struct key *key, u32 udp_len, u64 around)
 {
-	return (u64)key->local_port + key->remote_port + swap16((u16)udp_len) + first;
+	return (u64)key->local_port + key->remote_port + swap16((u16)udp_len) + around;
 }

@@ -5,16 +5,21 @@
 
 /* What becomes of a packet: everything about it, before it is touched. */
 struct plan {
-	/* The payload begins with a ChannelData header that is to go. */
+	/* Bytes of the payload that are to go, in front of the data and behind it, and their sum. */
 	u32 strips;
-	/* The ChannelData header to be put in front as it is on the wire, or 0. */
-	u32 header;
+	u32 trims;
+	u64 stripped;
+	/* Bytes to be put in front of the data, and of padding behind it. */
+	u32 prefix;
+	u32 pads;
 	/* Bytes of application data. */
 	u32 len;
 	u32 is_v6;
 	const struct way *way;
 	/* Source and destination: of a flow. */
 	const struct key *out;
+	/* Whom a Data indication says it is from. */
+	const struct key *from;
 	struct counters *to_peer;
 	struct counters *to_client;
 	/* `meter` of the flows that the packet goes through. */
@@ -89,13 +94,21 @@ INLINE int goes_by_sockets(u64 *from_here, const u64 *from_there)
 	return 1;
 }
 
-/* From a relayed address or a peer to the client whose channel is bound to it. */
+/* The bytes in front of data to a client. */
+enum { OF_CHANNEL = 4, OF_DATA4 = 36, OF_DATA6 = 48 };
+
+/* From a relayed address or a peer to the client that has a channel or a permission for it. */
 INLINE int plan_to_client(struct plan *plan, const struct found *found)
 {
 	const struct key *client = &found->flow->client;
 	if (has_expired(found->state))
 		return pass(PASSED_EXPIRED);
-	plan->header = swap32((u32)client->channel << 16 | plan->len);
+	plan->prefix = OF_CHANNEL;
+	if (client->channel == INDICATIONS) {
+		plan->from = &found->flow->peer;
+		plan->prefix = plan->from->is_v6 ? OF_DATA6 : OF_DATA4;
+		plan->pads = -plan->len & 3;
+	}
 	plan->out = client;
 	plan->to_client = found->counters;
 	plan->meter_to_client = found->flow->meter;
@@ -108,11 +121,19 @@ INLINE int plan_from_client(struct plan *plan, const struct packet *packet, cons
 {
 	if (has_expired(found->state))
 		return pass(PASSED_EXPIRED);
-	/* Padding behind the data is allowed, and rare. */
-	if ((swap32(packet->first) & 0xffff) != packet->len - 4)
-		return pass(PASSED_LENGTH);
-	plan->strips = 1;
-	plan->len = packet->len - 4;
+	if (found->flow->client.channel == INDICATIONS) {
+		plan->strips = packet->send.front;
+		plan->trims = packet->send.back;
+		plan->stripped = packet->send.sum;
+		plan->len = packet->send.len;
+	} else {
+		/* Padding behind the data is allowed, and rare. */
+		if ((swap32(packet->first) & 0xffff) != packet->len - 4)
+			return pass(PASSED_LENGTH);
+		plan->strips = 4;
+		plan->stripped = packet->first;
+		plan->len = packet->len - 4;
+	}
 	plan->to_peer = found->counters;
 	plan->meter_to_peer = found->flow->meter;
 	if (found->flow->hops) {
@@ -131,9 +152,37 @@ INLINE int plan_from_client(struct plan *plan, const struct packet *packet, cons
 	return goes_by_sockets(&found->state->from_client, &found->state->from_peer) ? PASS : FORWARD;
 }
 
-INLINE int plan_channels(struct plan *plan, struct packet *packet)
+/* The flow of a client without a channel, by the peer that it names. */
+INLINE int find_named(struct found *found, const struct packet *packet)
+{
+	const struct send *send = &packet->send;
+	struct key key = {
+		.local_port = send->port,
+		.remote_port = packet->key.remote_port,
+		.channel = packet->key.local_port,
+		.is_v6 = NAMES_PEER | send->is_v6 << 1 | packet->key.is_v6,
+	};
+#pragma unroll
+	for (int word = 0; word < 4; word++) {
+		key.local[word] = send->peer[word];
+		key.remote[word] = packet->key.remote[word];
+	}
+	if (find(found, &key) || !same(&found->flow->client, &packet->key))
+		return -1;
+	const struct key *peer = &found->flow->peer;
+	u32 differ = (peer->remote[0] ^ send->peer[0]) | (peer->remote[1] ^ send->peer[1]);
+	differ |= (peer->remote[2] ^ send->peer[2]) | (peer->remote[3] ^ send->peer[3]);
+	return differ || peer->remote_port != send->port || peer->is_v6 != send->is_v6 ? -1 : 0;
+}
+
+INLINE int plan_flows(struct plan *plan, struct packet *packet)
 {
 	struct found found = {};
+	if (packet->send.front) {
+		packet->key.channel = INDICATIONS;
+		if (!find_named(&found, packet))
+			return plan_from_client(plan, packet, &found);
+	}
 	u32 channel = swap32(packet->first) >> 16;
 	if (channel - 0x4000 < 0x4000) {
 		packet->key.channel = channel;
@@ -155,16 +204,15 @@ INLINE int plan_channels(struct plan *plan, struct packet *packet)
 /* Whether the packet is one for the kernel to carry, and how. */
 INLINE int decide(struct plan *plan, struct packet *packet)
 {
-	int verdict = plan_channels(plan, packet);
+	int verdict = plan_flows(plan, packet);
 	if (verdict != FORWARD)
 		return verdict;
 	plan->is_v6 = plan->out->is_v6;
 	/* A sum of zero is none, which IPv6 does not allow (RFC 8200 section 8.1). */
 	if (!packet->check && (packet->key.is_v6 || plan->is_v6))
 		return pass(PASSED_CHECKSUM);
-	u32 len = (plan->is_v6 ? sizeof(struct ip6) : sizeof(struct ip4)) + sizeof(struct udp) + plan->len;
-	if (plan->header)
-		len += 4;
+	u32 len = (plan->is_v6 ? sizeof(struct ip6) : sizeof(struct ip4)) + sizeof(struct udp);
+	len += plan->prefix + plan->len + plan->pads;
 	if (len > plan->way->mtu)
 		return pass(PASSED_TOO_LONG);
 	/* RFC 8656 section 13: as a router does, but without an ICMP error. */

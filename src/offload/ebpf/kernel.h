@@ -100,6 +100,7 @@ static long (*const skb_change_proto)(struct __sk_buff *, u16 proto, u64 flags) 
 static long (*const skb_change_tail)(struct __sk_buff *, u32 len, u64 flags) = (void *)38;
 static long (*const skb_pull_data)(struct __sk_buff *, u32 len) = (void *)39;
 static long (*const xdp_adjust_head)(struct xdp_md *, int delta) = (void *)44;
+static long (*const xdp_adjust_tail)(struct xdp_md *, int delta) = (void *)65;
 static long (*const skb_adjust_room)(struct __sk_buff *, int diff, u32 mode, u64 flags) = (void *)50;
 static long (*const redirect_neigh)(u32 ifindex, const struct next_hop *next_hop, int len, u64 flags) = (void *)152;
 static u64 (*const coarse_now)(void) = (void *)160;
@@ -142,3 +143,12 @@ struct udp {
 	u16 len;
 	u16 check;
 } __attribute__((packed));
+
+/* STUN (RFC 8489 sections 5 and 14): words of a message, without what is xored with the cookie. */
+enum { COOKIE = swap32(0x2112a442) };
+enum { SEND = 0x0016, DATA_INDICATION = 0x0017 };
+enum { XOR_PEER_ADDRESS = 0x0012, DATA = 0x0013, FINGERPRINT = 0x8028 };
+enum { FAMILY_V4 = 1, FAMILY_V6 = 2 };
+
+/* The first word of a message or an attribute. */
+#define tagged(kind, len) swap32((u32)(kind) << 16 | (len))

@@ -3,15 +3,21 @@
 
 #include "kernel.h"
 
-/* Which end of a flow a packet has come to. In a client's key `channel` is the channel's number (0x4000 and up), in a
- * peer's one of these. */
+/* Which end of a flow a packet has come to. In a client's key `channel` is the channel's number (0x4000 and up) or
+ * INDICATIONS, in a peer's one of the others. */
 enum {
 	FROM_NETWORK = 0,
 	/* From a relayed address of this server: found from within alone, never by what an interface receives. */
 	FROM_RELAY = 1,
+	/* The client has no channel to the peer: Send and Data indications. */
+	INDICATIONS = 2,
 };
 
-/* Addresses of IPv4 are in the first word. Everything is in network order but `channel` and `is_v6`. */
+/* Addresses of IPv4 are in the first word. Everything is in network order but `channel` and `is_v6`.
+ *
+ * The entry of a client without a channel has another key, as all of a client's 5-tuple and the peer do not fit: the peer
+ * as `local`, the client as `remote`, the server's port as `channel`, and NAMES_PEER in `is_v6`. What it lacks, the server's
+ * address, is compared with the flow's. */
 struct key {
 	u32 local[4];
 	u32 remote[4];
@@ -21,9 +27,12 @@ struct key {
 	u16 is_v6;
 };
 
+/* Beside whether the client's address is IPv6 (1) and the peer's is (2). */
+enum { NAMES_PEER = 4 };
+
 /* Never changes while an entry leads to it, nor for a grace period afterwards. */
 struct flow {
-	/* The client's 5-tuple and the channel. */
+	/* The client's 5-tuple, and the channel if it has one. */
 	struct key client;
 	/* The relayed address and the peer. */
 	struct key peer;
@@ -36,7 +45,7 @@ struct flow {
 
 /* Each field is written by one store at any time: the first three by the daemon, the others by the programs. */
 struct state {
-	/* CLOCK_MONOTONIC in nanoseconds: the earliest of allocation, permission and channel. */
+	/* CLOCK_MONOTONIC in nanoseconds: the earliest of allocation, permission and channel, where there is one. */
 	u64 deadline;
 	/* Indices of `ways`; 0 is none. */
 	u32 to_peer;

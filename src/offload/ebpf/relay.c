@@ -1,4 +1,4 @@
-/* ChannelData of open channels, carried by the kernel: one source for tc (`ferryd_tc`) and XDP (`ferryd_xdp`).
+/* ChannelData of open channels, and indications, carried by the kernel: one source for tc (`ferryd_tc`) and XDP (`ferryd_xdp`).
  *
  * The maps are a cache of what the daemon has decided. Whatever they do not hold, and every packet that is in any way
  * unusual, goes on to the daemon's sockets as it came: that is decided before the packet is touched. RFC 8656 sections
@@ -11,12 +11,14 @@ SECTION("classifier") int ferryd_tc(struct __sk_buff *skb)
 	/* More than one packet in one, or not for this host. */
 	if (skb->gso_size || skb->vlan_present || skb->pkt_type != PACKET_HOST)
 		return TC_NEXT;
-	u32 headers = sizeof(struct ethernet) + sizeof(struct ip6) + sizeof(struct udp) + 4;
+	u32 headers = sizeof(struct ethernet) + sizeof(struct ip6) + sizeof(struct udp) + OF_DATA6;
 	if ((void *)(u64)skb->data + headers > (void *)(u64)skb->data_end)
 		skb_pull_data(skb, skb->len < headers ? skb->len : headers);
 	struct packet packet = {};
 	if (parse(&packet, (void *)(u64)skb->data, (void *)(u64)skb->data_end, skb->len))
 		return TC_NEXT;
+	if (packet.send.front && packet.send.back)
+		skb_parse_back(skb, &packet);
 	struct plan plan = {};
 	int verdict = decide(&plan, &packet);
 	if (verdict == FORWARD)
@@ -40,6 +42,8 @@ SECTION("xdp") int ferryd_xdp(struct xdp_md *xdp)
 	struct packet packet = {};
 	if (parse(&packet, data, end, end - data))
 		return XDP_PASS;
+	if (packet.send.front && packet.send.back)
+		xdp_parse_back(&packet, data, end);
 	struct plan plan = {};
 	int verdict = decide(&plan, &packet);
 	if (verdict == FORWARD) {

@@ -43,6 +43,8 @@ impl Server {
         }
         self.client_speaks(id, &request.envelope.client);
         self.rearm(id);
+        // From the response on nothing comes from this peer by a Data indication.
+        self.permissions_changed(id);
         self.succeed(&request.envelope, |_| {});
         if let Some(until) = until {
             self.effects.push_back(Effect::ChannelOpened { relay, channel, peer, until });

@@ -29,6 +29,7 @@ impl Server {
         }
         self.client_speaks(id, &request.envelope.client);
         self.rearm(id);
+        self.permissions_changed(id);
         self.succeed(&request.envelope, |_| {});
         self.extend_channels(id, |peer| peers.contains(&peer.ip()));
         Ok(())

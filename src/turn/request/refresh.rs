@@ -49,6 +49,7 @@ impl Server {
                 }
             }
             self.rearm(id);
+            self.permissions_changed(id);
             self.extend_channels(id, |peer| families.contains(&Some(peer.family())));
         }
         if moves {

@@ -10,7 +10,7 @@ pub(crate) use check::assert_no_leak;
 pub(crate) use client::{Client, Integrity};
 pub(crate) use reply::{Received, Reply, Signed};
 pub(crate) use setup::Setup;
-pub(crate) use world::{UNIX_START, World};
+pub(crate) use world::{UNIX_START, World, route};
 
 use std::net::SocketAddr;
 use std::time::Duration;

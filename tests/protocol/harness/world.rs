@@ -384,6 +384,8 @@ impl World {
                 | Effect::ClosePeer { .. }
                 | Effect::ChannelOpened { .. }
                 | Effect::ChannelExtended { .. }
+                | Effect::IndicationRelayed { .. }
+                | Effect::PermissionsChanged { .. }
                 | Effect::ChannelClosed { .. }
                 | Effect::ClientMoved { .. }
                 | Effect::AllocationStarted(_)
@@ -451,6 +453,8 @@ impl World {
             }
             event @ (Effect::ChannelOpened { .. }
             | Effect::ChannelExtended { .. }
+            | Effect::IndicationRelayed { .. }
+            | Effect::PermissionsChanged { .. }
             | Effect::ChannelClosed { .. }
             | Effect::ClientMoved { .. }
             | Effect::AllocationEnded(_)
@@ -487,6 +491,6 @@ impl World {
 }
 
 /// Every client has a route of its own, so that an answer on a wrong one is found.
-fn route(client: &FiveTuple) -> Route {
+pub(crate) fn route(client: &FiveTuple) -> Route {
     Route(u64::from(client.client.port()) << 16 | u64::from(client.server.port()))
 }
