@@ -133,7 +133,7 @@ pub fn set_dont_fragment(socket: &UdpSocket, dont_fragment: bool) -> io::Result<
     let is_v6 = SockRef::from(socket).domain()? == Domain::IPV6;
     let (level, name, value) = match (is_v6, dont_fragment) {
         (false, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
-        (false, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+        (false, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
         (true, true) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
         (true, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
     };
@@ -243,6 +243,10 @@ const FRAGMENT_V4: SocketOption = SocketOption {
     value: libc::IP_PMTUDISC_DONT,
     label: "IP_MTU_DISCOVER",
 };
+/// As without path MTU discovery (IP_PMTUDISC_DONT), but that errors of "fragmentation needed" come to the socket: they
+/// are about datagrams with the DF bit, which is cleared again by then (see [`set_dont_fragment`]). IPv6 tells them with
+/// IPV6_PMTUDISC_DONT too.
+const FRAGMENT_RELAYED_V4: SocketOption = SocketOption { value: libc::IP_PMTUDISC_OMIT, ..FRAGMENT_V4 };
 const FRAGMENT_V6: SocketOption = SocketOption {
     level: libc::IPPROTO_IPV6,
     name: libc::IPV6_MTU_DISCOVER,
@@ -267,7 +271,7 @@ fn listener_options(ip: IpAddr) -> &'static [SocketOption] {
 fn relay_options(family: Family) -> &'static [SocketOption] {
     match family {
         Family::V4 => {
-            const { &[FRAGMENT_V4, TOS_V4, SocketOption::on(libc::IPPROTO_IP, libc::IP_RECVERR, "IP_RECVERR")] }
+            const { &[FRAGMENT_RELAYED_V4, TOS_V4, SocketOption::on(libc::IPPROTO_IP, libc::IP_RECVERR, "IP_RECVERR")] }
         }
         Family::V6 => {
             const { &[FRAGMENT_V6, TOS_V6, SocketOption::on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, "IPV6_RECVERR")] }
@@ -431,11 +435,11 @@ mod tests {
     fn dont_fragment_is_off_until_it_is_set_and_can_be_cleared() {
         let relay = open_relay("127.0.0.1:0".parse().unwrap(), &UdpOptions::RELAY).unwrap();
         let discovery = || int_option(&relay, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
-        assert_eq!(discovery(), libc::IP_PMTUDISC_DONT);
+        assert_eq!(discovery(), libc::IP_PMTUDISC_OMIT);
         set_dont_fragment(&relay, true).unwrap();
         assert_eq!(discovery(), libc::IP_PMTUDISC_PROBE);
         set_dont_fragment(&relay, false).unwrap();
-        assert_eq!(discovery(), libc::IP_PMTUDISC_DONT);
+        assert_eq!(discovery(), libc::IP_PMTUDISC_OMIT);
     }
 
     #[test]
