@@ -167,9 +167,9 @@ impl Running {
     }
 
     /// Sets calls up, each with a channel, and gives what goes in and what is to come out, for both ways of each call.
-    pub(super) fn set_up(&self, family: Family, calls: u16) -> Result<Vec<(Frame, Frame)>> {
+    pub(super) fn set_up(&self, family: Family, calls: u16, payload_len: usize) -> Result<Vec<(Frame, Frame)>> {
         if self.child.is_none() {
-            return Ok(forwarded(family, calls));
+            return Ok(forwarded(family, calls, payload_len));
         }
         let mut pairs = Vec::new();
         for call in 0..calls {
@@ -178,7 +178,7 @@ impl Running {
             let index = pairs.len() as u32;
             let server = SocketAddr::new(family.server(), PORT);
             let relayed = allocate(family, call, client, peer, server)?;
-            let frame = |from, to, channel, index| Frame::new(from, to, channel, index);
+            let frame = |from, to, channel, index| Frame::new(from, to, channel, index, payload_len);
             pairs.push((frame(client, server, Some(CHANNEL), index), frame(relayed, peer, None, index)));
             pairs.push((frame(peer, relayed, None, index + 1), frame(server, client, Some(CHANNEL), index + 1)));
         }
@@ -187,10 +187,10 @@ impl Running {
 }
 
 /// What comes out as it goes in, both ways alike.
-pub(super) fn forwarded(family: Family, calls: u16) -> Vec<(Frame, Frame)> {
+pub(super) fn forwarded(family: Family, calls: u16, payload_len: usize) -> Vec<(Frame, Frame)> {
     let from = |flow: u16| SocketAddr::new(family.client(), CLIENT_PORTS + flow);
     let to = |flow: u16| SocketAddr::new(family.beyond(), PEER_PORTS + flow);
-    let frames = (0..2 * calls).map(|flow| Frame::new(from(flow), to(flow), None, flow.into()));
+    let frames = (0..2 * calls).map(|flow| Frame::new(from(flow), to(flow), None, flow.into(), payload_len));
     frames.map(|frame| (frame, frame)).collect()
 }
 

@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::lab::{NETWORK_MAC, SERVER_MAC};
 
-/// Bytes of application data; the programs know this number.
+/// Bytes of application data; the programs know these numbers.
 pub(super) const PAYLOAD_LEN: usize = 160;
-const FRAME_LEN_MAX: usize = 232;
+pub(super) const LONG_PAYLOAD_LEN: usize = 1200;
+const FRAME_LEN_MAX: usize = 1264;
 const UDP: u8 = 17;
 const MARK: u32 = 0xfe77_1d02;
 
@@ -25,8 +26,8 @@ unsafe impl aya::Pod for Frame {}
 
 impl Frame {
     /// A frame to the server, or one from there, with number 0 of the flow `index` and, for a channel, its header.
-    pub(super) fn new(from: SocketAddr, to: SocketAddr, channel: Option<u16>, index: u32) -> Self {
-        let payload = payload(channel, index);
+    pub(super) fn new(from: SocketAddr, to: SocketAddr, channel: Option<u16>, index: u32, payload_len: usize) -> Self {
+        let payload = payload(channel, index, payload_len);
         let udp_len = (8 + payload.len()) as u16;
         let mut frame = [SERVER_MAC, NETWORK_MAC].concat();
         let mut pseudo = u32::from(UDP) + u32::from(udp_len);
@@ -73,15 +74,15 @@ impl Frame {
     }
 }
 
-fn payload(channel: Option<u16>, index: u32) -> Vec<u8> {
+fn payload(channel: Option<u16>, index: u32, payload_len: usize) -> Vec<u8> {
     let mut payload = Vec::new();
     if let Some(channel) = channel {
-        payload.extend([channel.to_be_bytes(), (PAYLOAD_LEN as u16).to_be_bytes()].concat());
+        payload.extend([channel.to_be_bytes(), (payload_len as u16).to_be_bytes()].concat());
     }
     let data_at = payload.len();
     // The programs write these in the machine's order.
     payload.extend([MARK.to_ne_bytes(), index.to_ne_bytes(), 0_u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat());
-    payload.extend((payload.len() - data_at..PAYLOAD_LEN).map(|at| (at * 167 + 13) as u8));
+    payload.extend((payload.len() - data_at..payload_len).map(|at| (at * 167 + 13) as u8));
     payload
 }
 

@@ -38,6 +38,8 @@ struct Control {
     forgiven: u64,
     ifindex: u32,
     frames: u32,
+    run: u32,
+    unused: u32,
 }
 
 /// `struct progress`.
@@ -116,13 +118,19 @@ impl Load {
         program.load().map_err(words).doing(format_args!("load {name} again"))
     }
 
-    /// Sends the first of each pair in turn, and takes the second for what is to arrive; `batch` frames are handed over at a
-    /// time.
-    pub(super) fn run(&mut self, pairs: &[(Frame, Frame)], drive: Drive, batch: u32, host: &Host) -> Result<Outcome> {
+    /// Sends the first of each pair in turn, `run` times each, and takes the second for what is to arrive; `batch` frames
+    /// are handed over at a time.
+    pub(super) fn run(
+        &mut self,
+        pairs: &[(Frame, Frame)],
+        drive: Drive,
+        Train { batch, run }: Train,
+        host: &Host,
+    ) -> Result<Outcome> {
         let longest = pairs.iter().map(|(sent, _)| sent.bytes()).max_by_key(|bytes| bytes.len());
         let longest = longest.doing("send no frame at all")?;
         let warm_up = (host.seconds / 4.0).clamp(0.1, 0.5);
-        let mut control = self.set_up(pairs, drive)?;
+        let mut control = self.set_up(pairs, drive, run)?;
         let Self { ebpf, controls, progresses, .. } = self;
         let generator = program(ebpf, "bench_generate")?;
         let (is_over, thread) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -141,7 +149,7 @@ impl Load {
         self.finish(measured?)
     }
 
-    fn set_up(&mut self, pairs: &[(Frame, Frame)], drive: Drive) -> Result<Control> {
+    fn set_up(&mut self, pairs: &[(Frame, Frame)], drive: Drive, run: u32) -> Result<Control> {
         if pairs.len() > FRAMES_MAX as usize {
             return Err(Failure::new(format!("{} flows are too many", pairs.len())));
         }
@@ -151,7 +159,8 @@ impl Load {
             self.numbers.set(index, 0, 0).map_err(words).doing("store a number")?;
         }
         let window = if drive == Drive::Send { WINDOW } else { 0 };
-        let control = Control { window, forgiven: 0, ifindex: lab::ifindex(NETWORK_LINK)?, frames: pairs.len() as u32 };
+        let (ifindex, frames) = (lab::ifindex(NETWORK_LINK)?, pairs.len() as u32);
+        let control = Control { window, ifindex, frames, run, ..Control::default() };
         self.progresses.set(0, Progress::default(), 0).map_err(words).doing("begin to count")?;
         self.controls.set(0, control, 0).map_err(words).doing("tell the generator what to do")?;
         Ok(control)
@@ -235,6 +244,15 @@ pub(super) enum Drive {
     Send,
     /// Waits, and sends none.
     Wait,
+}
+
+/// How frames follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Train {
+    /// Frames that come at a time.
+    pub(super) batch: u32,
+    /// Frames of one flow behind each other.
+    pub(super) run: u32,
 }
 
 /// What is measured on.

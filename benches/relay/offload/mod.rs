@@ -15,8 +15,9 @@ mod table;
 use std::time::Duration;
 
 use self::contestant::{Contestant, Running, forwarded};
+use self::frames::{LONG_PAYLOAD_LEN, PAYLOAD_LEN};
 use self::lab::{Family, Lab};
-use self::load::{DROP, Drive, Host, Load, Outcome, REFLECT};
+use self::load::{DROP, Drive, Host, Load, Outcome, REFLECT, Train};
 use self::table::{Figures, Own, Table};
 use crate::failure::{Doing, Failure, Result};
 use crate::machine;
@@ -31,29 +32,65 @@ pub(crate) struct Row {
     pub(crate) what: &'static str,
     family: Family,
     calls: u16,
-    /// Frames that come at a time.
-    batch: u32,
+    payload_len: usize,
+    train: Train,
 }
 
-const ROWS: [Row; 5] = [
+const fn by(batch: u32) -> Train {
+    Train { batch, run: 1 }
+}
+
+const ROWS: [Row; 6] = [
     Row {
         name: "calls-1000",
         what: "1000 calls, both ways, 160 bytes, IPv4, 5 packets at a time: with 50 packets/s of each call each way, what a \
                network card gathers in 50 us",
         family: Family::V4,
         calls: 1000,
-        batch: 5,
+        payload_len: PAYLOAD_LEN,
+        train: by(5),
     },
-    Row { name: "calls-1000-v6", what: "the same with IPv6 on both sides", family: Family::V6, calls: 1000, batch: 5 },
-    Row { name: "calls-1000-alone", what: "the same with IPv4, one by one", family: Family::V4, calls: 1000, batch: 1 },
+    Row {
+        name: "calls-1000-v6",
+        what: "the same with IPv6 on both sides",
+        family: Family::V6,
+        calls: 1000,
+        payload_len: PAYLOAD_LEN,
+        train: by(5),
+    },
+    Row {
+        name: "calls-1000-alone",
+        what: "the same with IPv4, one by one",
+        family: Family::V4,
+        calls: 1000,
+        payload_len: PAYLOAD_LEN,
+        train: by(1),
+    },
     Row {
         name: "saturated",
         what: "100 calls, both ways, 160 bytes, IPv4, 64 packets at a time",
         family: Family::V4,
         calls: 100,
-        batch: 64,
+        payload_len: PAYLOAD_LEN,
+        train: by(64),
     },
-    Row { name: "saturated-v6", what: "the same with IPv6 on both sides", family: Family::V6, calls: 100, batch: 64 },
+    Row {
+        name: "saturated-v6",
+        what: "the same with IPv6 on both sides",
+        family: Family::V6,
+        calls: 100,
+        payload_len: PAYLOAD_LEN,
+        train: by(64),
+    },
+    Row {
+        name: "bursts",
+        what: "16 calls, both ways, 1200 bytes, IPv4, 16 packets of a flow at a time, each in a frame of its own: what a \
+               network card gathers of a video's frame",
+        family: Family::V4,
+        calls: 16,
+        payload_len: LONG_PAYLOAD_LEN,
+        train: Train { batch: 16, run: 16 },
+    },
 ];
 
 /// Which way ferryd carries data.
@@ -127,19 +164,19 @@ fn measure(
 }
 
 fn measure_running(load: &mut Load, row: &Row, running: &Running, server_core: usize, seconds: f64) -> Result<Outcome> {
-    let pairs = running.set_up(row.family, row.calls)?;
+    let pairs = running.set_up(row.family, row.calls, row.payload_len)?;
     std::thread::sleep(SETTLING);
     let host = Host { core: server_core, servers: running.processes(), seconds };
-    load.run(&pairs, Drive::Send, row.batch, &host)
+    load.run(&pairs, Drive::Send, row.train, &host)
 }
 
 /// What the generator itself needs, up to a driver that has the frame.
 fn measure_generator(lab: &Lab, load: &mut Load, row: &Row, core: usize, seconds: f64) -> Result<Own> {
     let host = Host { core, servers: Vec::new(), seconds: (seconds / 2.0).clamp(0.2, 1.0) };
-    let pairs = forwarded(row.family, row.calls);
+    let pairs = forwarded(row.family, row.calls, row.payload_len);
     load.put(DROP, lab)?;
-    let waiting = load.run(&pairs, Drive::Wait, row.batch, &host);
-    let sending = load.run(&pairs, Drive::Send, row.batch, &host);
+    let waiting = load.run(&pairs, Drive::Wait, row.train, &host);
+    let sending = load.run(&pairs, Drive::Send, row.train, &host);
     load.take(DROP)?;
     let (waiting, sending) = (waiting?, sending?);
     let wait_ns = waiting.spent.kernel_seconds * 1e9 / waiting.waited.max(1) as f64;

@@ -5,7 +5,8 @@
  * checksum, which the sender of this bench knows beforehand. */
 #include "../../../src/offload/ebpf/kernel.h"
 
-enum { PAYLOAD = 160, FRAME = 232 };
+/* Of a call's audio, and of a video's frame. */
+enum { PAYLOAD = 160, LONG = 1200, FRAME = 1264 };
 enum { UDP4_AT = 34, UDP6_AT = 54, UDP = 8, CHANNEL_HEADER = 4 };
 static const u32 MARK = 0xfe771d02;
 
@@ -32,6 +33,9 @@ struct control {
 	u64 forgiven;
 	u32 ifindex;
 	u32 frames;
+	/* Frames of a flow that follow each other. */
+	u32 run;
+	u32 unused;
 };
 
 struct progress {
@@ -61,13 +65,22 @@ SECTION("maps") struct map numbers = { MAP_ARRAY, 4, 8, 1, 0 };
 		*(u64 *)((u8 *)(to) + (len) - 8) = *(const u64 *)((const u8 *)(from) + (len) - 8);       \
 	} while (0)
 
-INLINE int fill(struct xdp_md *xdp, const struct frame *frame, u32 index, u32 number, u32 len)
+/* Where data begins, and how long it is. */
+#define EVERY_LENGTH                                                                             \
+	EACH(UDP4_AT + UDP, PAYLOAD)                                                                 \
+	EACH(UDP4_AT + UDP + CHANNEL_HEADER, PAYLOAD)                                                \
+	EACH(UDP6_AT + UDP, PAYLOAD)                                                                 \
+	EACH(UDP6_AT + UDP + CHANNEL_HEADER, PAYLOAD)                                                \
+	EACH(UDP4_AT + UDP, LONG)                                                                    \
+	EACH(UDP4_AT + UDP + CHANNEL_HEADER, LONG)
+
+INLINE int fill(struct xdp_md *xdp, const struct frame *frame, u32 index, u32 number, u32 data_at, u32 payload)
 {
 	u8 *data = (void *)(u64)xdp->data, *end = (void *)(u64)xdp->data_end;
-	if (data + len > end)
+	if (data + data_at + payload > end)
 		return -1;
-	COPY(data, frame->bytes, len);
-	struct label *label = (void *)(data + len - PAYLOAD);
+	COPY(data, frame->bytes, data_at + payload);
+	struct label *label = (void *)(data + data_at);
 	label->mark = MARK;
 	label->index = index;
 	label->number = number;
@@ -80,7 +93,7 @@ SECTION("xdp") int bench_generate(struct xdp_md *xdp)
 	u32 zero = 0;
 	struct control *control = map_lookup(&controls, &zero);
 	struct progress *progress = map_lookup(&progresses, &zero);
-	if (!control || !progress || !control->frames)
+	if (!control || !progress || !control->frames || !control->run)
 		return XDP_DROP;
 	u64 sent = progress->sent;
 	long long under_way = sent - *(volatile u64 *)&progress->arrived - control->forgiven;
@@ -88,7 +101,8 @@ SECTION("xdp") int bench_generate(struct xdp_md *xdp)
 		progress->waited += 1;
 		return XDP_DROP;
 	}
-	u32 index = sent % control->frames, number = sent / control->frames;
+	u64 run = control->run, runs = sent / run;
+	u32 index = runs % control->frames, number = runs / control->frames * run + sent % run;
 	struct frame *frame = map_lookup(&frames, &index);
 	if (!frame)
 		return XDP_DROP;
@@ -96,14 +110,14 @@ SECTION("xdp") int bench_generate(struct xdp_md *xdp)
 	if (less && xdp_adjust_tail(xdp, less))
 		return XDP_DROP;
 	int failed = -1;
-	if (frame->len == UDP4_AT + UDP + PAYLOAD)
-		failed = fill(xdp, frame, index, number, UDP4_AT + UDP + PAYLOAD);
-	else if (frame->len == UDP4_AT + UDP + CHANNEL_HEADER + PAYLOAD)
-		failed = fill(xdp, frame, index, number, UDP4_AT + UDP + CHANNEL_HEADER + PAYLOAD);
-	else if (frame->len == UDP6_AT + UDP + PAYLOAD)
-		failed = fill(xdp, frame, index, number, UDP6_AT + UDP + PAYLOAD);
-	else if (frame->len == UDP6_AT + UDP + CHANNEL_HEADER + PAYLOAD)
-		failed = fill(xdp, frame, index, number, UDP6_AT + UDP + CHANNEL_HEADER + PAYLOAD);
+#define EACH(data_at, payload)                                                                   \
+	case (data_at) + (payload):                                                                  \
+		failed = fill(xdp, frame, index, number, data_at, payload);                              \
+		break;
+	switch (frame->len) {
+		EVERY_LENGTH
+	}
+#undef EACH
 	if (failed)
 		return XDP_DROP;
 	progress->sent = sent + 1;
@@ -113,7 +127,7 @@ SECTION("xdp") int bench_generate(struct xdp_md *xdp)
 #define DIFFERENCE(type, at) (*(const type *)(got + (at)) ^ *(const type *)(wanted + (at)))
 
 /* Everything but identification, hop limit, flow label and number. */
-INLINE int differs(const u8 *got, const struct frame *frame, u32 udp_at, u32 len)
+INLINE int differs(const u8 *got, const struct frame *frame, u32 udp_at, u32 data_at, u32 payload)
 {
 	const u8 *wanted = frame->bytes;
 	u64 difference = DIFFERENCE(u16, 12);
@@ -131,25 +145,30 @@ INLINE int differs(const u8 *got, const struct frame *frame, u32 udp_at, u32 len
 	difference |= DIFFERENCE(u32, udp_at) | DIFFERENCE(u16, udp_at + 4);
 	u16 check = *(const u16 *)(got + udp_at + 6);
 	difference |= check != *(const u16 *)(wanted + udp_at + 6) && check != frame->partial;
-	_Pragma("unroll") for (u32 at = udp_at + UDP; at < len; at += 4)
-		if (at != len - PAYLOAD + 8 && at != len - PAYLOAD + 12)
-			difference |= DIFFERENCE(u32, at);
-	const struct label *label = (const void *)(got + len - PAYLOAD);
+	if (data_at > udp_at + UDP)
+		difference |= DIFFERENCE(u32, udp_at + UDP);
+	difference |= DIFFERENCE(u64, data_at);
+	_Pragma("unroll") for (u32 at = data_at + sizeof(struct label); at < data_at + payload; at += 8) {
+		difference |= DIFFERENCE(u64, at);
+		/* One after the other: there are not registers enough for all. */
+		asm volatile("" : "+r"(difference) : : "memory");
+	}
+	const struct label *label = (const void *)(got + data_at);
 	return difference || label->number != ~label->complement;
 }
 
-INLINE int arrive(const u8 *data, const u8 *end, u32 udp_at, u32 len)
+INLINE int arrive(const u8 *data, const u8 *end, u32 udp_at, u32 data_at, u32 payload)
 {
-	if (data + len > end)
+	if (data + data_at + payload > end)
 		return XDP_PASS;
-	const struct label *label = (const void *)(data + len - PAYLOAD);
+	const struct label *label = (const void *)(data + data_at);
 	u32 zero = 0, index = label->index;
 	struct progress *progress = map_lookup(&progresses, &zero);
 	if (label->mark != MARK || !progress)
 		return XDP_PASS;
 	struct frame *frame = map_lookup(&arrivals, &index);
 	u64 *next = map_lookup(&numbers, &index);
-	if (!frame || !next || frame->len != len || differs(data, frame, udp_at, len)) {
+	if (!frame || !next || frame->len != data_at + payload || differs(data, frame, udp_at, data_at, payload)) {
 		progress->wrong += 1;
 		return XDP_DROP;
 	}
@@ -165,16 +184,13 @@ INLINE int arrive(const u8 *data, const u8 *end, u32 udp_at, u32 len)
 SECTION("xdp") int bench_sink(struct xdp_md *xdp)
 {
 	const u8 *data = (void *)(u64)xdp->data, *end = (void *)(u64)xdp->data_end;
+#define EACH(data_at, payload)                                                                   \
+	case (data_at) + (payload):                                                                  \
+		return arrive(data, end, (data_at) < UDP6_AT + UDP ? UDP4_AT : UDP6_AT, data_at, payload);
 	switch (end - data) {
-	case UDP4_AT + UDP + PAYLOAD:
-		return arrive(data, end, UDP4_AT, UDP4_AT + UDP + PAYLOAD);
-	case UDP4_AT + UDP + CHANNEL_HEADER + PAYLOAD:
-		return arrive(data, end, UDP4_AT, UDP4_AT + UDP + CHANNEL_HEADER + PAYLOAD);
-	case UDP6_AT + UDP + PAYLOAD:
-		return arrive(data, end, UDP6_AT, UDP6_AT + UDP + PAYLOAD);
-	case UDP6_AT + UDP + CHANNEL_HEADER + PAYLOAD:
-		return arrive(data, end, UDP6_AT, UDP6_AT + UDP + CHANNEL_HEADER + PAYLOAD);
+		EVERY_LENGTH
 	}
+#undef EACH
 	return XDP_PASS;
 }
 
