@@ -227,6 +227,8 @@ pub(in crate::net) struct Received {
     pub(in crate::net) to: Option<IpAddr>,
     pub(in crate::net) tos: u8,
     pub(in crate::net) drops: Option<u32>,
+    /// The length of each of the datagrams that were merged, but for the last, which may be shorter.
+    pub(in crate::net) each: Option<usize>,
 }
 
 impl Received {
@@ -243,6 +245,9 @@ impl Received {
                 self.tos = read::<c_int>(payload).and_then(|tos| tos.try_into().ok()).unwrap_or(0);
             }
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => self.drops = read(payload),
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                self.each = read::<c_int>(payload).and_then(|each| each.try_into().ok()).filter(|each| *each > 0);
+            }
             _ => {}
         }
     }

@@ -81,6 +81,8 @@ pub(super) fn adopt_udp_listeners(
     let mut group = Vec::new();
     for socket in bound {
         opening.prepare(&socket, listener_options(address.ip()), options)?;
+        // A daemon before may have had it merge what arrives; kernels that cannot do that refuse.
+        let _ = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 0);
         if count > 1 {
             opening.set(&socket, &REUSE_PORT)?;
         }
@@ -138,6 +140,12 @@ pub fn set_dont_fragment(socket: &UdpSocket, dont_fragment: bool) -> io::Result<
         (true, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
     };
     set_option(socket, level, name, value)
+}
+
+/// Has a socket receive several datagrams as one where they follow each other, are of one source and of one length, but for
+/// the last (UDP_GRO, udp(7)). For good: what waits merged would lose its boundaries if that were taken back.
+pub(super) fn merge(socket: &UdpSocket) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// Changes the size of a socket's receive buffer, within what the host allows.
@@ -341,6 +349,16 @@ mod tests {
             // A socket without any of the 64 flows: 4 x 0.75^64, one in 25 million.
             assert!((0..4).all(|index| seen.values().any(|&socket| socket == index)), "{seen:?}");
         }
+    }
+
+    #[test]
+    fn an_adopted_socket_merges_nothing_whatever_it_did_before() {
+        let before = listeners("127.0.0.1:0", 1).unwrap().remove(0);
+        merge(&before).unwrap();
+        assert_eq!(int_option(&before, libc::SOL_UDP, libc::UDP_GRO), 1);
+        let address = before.local_addr().unwrap();
+        let group = adopt_udp_listeners(vec![before.into()], address, 1, &UdpOptions::default()).unwrap();
+        assert_eq!(int_option(&group[0], libc::SOL_UDP, libc::UDP_GRO), 0);
     }
 
     #[test]

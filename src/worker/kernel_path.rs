@@ -106,6 +106,11 @@ impl KernelPath {
         Self { offload, sessions: HashMap::new(), closed, notify }
     }
 
+    /// Whether programs in the kernel may carry data.
+    pub(super) fn is_there(&self) -> bool {
+        self.offload.is_some()
+    }
+
     /// Has a relay socket get its buffers where the worker has given up the privilege for that.
     pub(super) fn enlarge(&self, socket: &UdpSocket) {
         let Some(offload) = &self.offload else { return };

@@ -163,6 +163,10 @@ impl<D: Datagrams> Worker<D> {
         let mut ended = self.clock.now().instant;
         sleep_precisely();
         self.datagrams.start()?;
+        if self.kernel_path.is_there() {
+            // It knows packets as they come from the wire alone.
+            self.datagrams.merge_nothing();
+        }
         loop {
             let patience = self.patience(ended);
             let wait_max = rest.or(patience.filter(Duration::is_zero));

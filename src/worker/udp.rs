@@ -27,8 +27,8 @@ const NEIGHBOUR_BATCH: usize = 256;
 /// Application data, and where it is.
 #[derive(Clone, Copy)]
 pub(super) enum Body<'a> {
-    /// In a slot of the receive batch; a prefix can be written in front of it.
-    Slot(usize),
+    /// In a slot of the back end.
+    Slot(&'a Datagram),
     /// Elsewhere.
     Bytes(&'a [u8]),
 }
@@ -43,7 +43,7 @@ impl<D: Datagrams> Worker<D> {
         }
         if listener.is_behind_proxies() {
             let mut bytes = self.proxies.take_datagram();
-            bytes.extend_from_slice(&self.datagrams.datagram(datagram.slot)[..datagram.len]);
+            bytes.extend_from_slice(&self.datagrams.datagram(datagram.slot)[datagram.at..][..datagram.len]);
             let Datagram { from, to, tos, .. } = *datagram;
             self.handle_proxy(now, &Arrived { listener: index, from, to, tos }, &bytes);
             self.proxies.restore(bytes);
@@ -53,7 +53,7 @@ impl<D: Datagrams> Worker<D> {
         let Terms { accept, calls_alone, .. } = listener.terms;
         let path = Path::Direct { scope: scope_of(datagram.from) };
         let route = Way::Udp { listener: index, path }.route();
-        let bytes = &self.datagrams.datagram(datagram.slot)[..datagram.len];
+        let bytes = &self.datagrams.datagram(datagram.slot)[datagram.at..][..datagram.len];
         match told_apart(accept, bytes) {
             Spoken::Plain if self.is_closed_to(calls_alone, &client) => {
                 self.statistics.removed_listener += 1;
@@ -67,7 +67,7 @@ impl<D: Datagrams> Worker<D> {
             Spoken::Dtls => {
                 let mut bytes = std::mem::take(&mut self.associations.datagram);
                 bytes.clear();
-                bytes.extend_from_slice(&self.datagrams.datagram(datagram.slot)[..datagram.len]);
+                bytes.extend_from_slice(&self.datagrams.datagram(datagram.slot)[datagram.at..][..datagram.len]);
                 let tos = datagram.tos;
                 self.handle_dtls(now, At { client, listener: index, path, tos, home: None }, &bytes);
                 self.associations.datagram = bytes;
@@ -75,7 +75,7 @@ impl<D: Datagrams> Worker<D> {
             }
         }
         if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
-            self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
+            self.forward(now, forward, Body::Slot(datagram), datagram.tos);
         }
         self.carry_out_effects(now);
     }
@@ -162,7 +162,7 @@ impl<D: Datagrams> Worker<D> {
         }
         let from = PeerAddr::new(datagram.from);
         if let Some(forward) = self.server.handle_peer(now, relay, from, datagram.len) {
-            self.forward(now, forward, Body::Slot(datagram.slot), datagram.tos);
+            self.forward(now, forward, Body::Slot(datagram), datagram.tos);
         }
     }
 
@@ -223,8 +223,9 @@ impl<D: Datagrams> Worker<D> {
                 }
                 let destination = Destination { socket, to: peer.socket_addr(), source: None, tos };
                 match body {
-                    Body::Slot(slot) => {
-                        self.datagrams.send_slot(destination, slot, HEADROOM + payload.start, payload.len());
+                    Body::Slot(datagram) => {
+                        let start = HEADROOM + datagram.at + payload.start;
+                        self.datagrams.send_slot(destination, datagram.slot, start, payload.len());
                     }
                     Body::Bytes(bytes) => self.datagrams.send_copy(destination, &bytes[payload]),
                 }
@@ -235,14 +236,19 @@ impl<D: Datagrams> Worker<D> {
             Forward::ToClient { route, client, prefix, payload, padding } => {
                 let prefix = prefix.as_bytes();
                 match (Way::of(route), body) {
-                    (Way::Udp { listener, path }, Body::Slot(slot)) => {
+                    (Way::Udp { listener, path }, Body::Slot(Datagram { slot, at, in_run: true, .. })) => {
+                        let Some(destination) = self.client(listener, path, &client, tos) else { return };
+                        let range = HEADROOM + at + payload.start..HEADROOM + at + payload.end;
+                        self.datagrams.send_framed(destination, prefix, *slot, range, padding);
+                    }
+                    (Way::Udp { listener, path }, Body::Slot(Datagram { slot, .. })) => {
                         let Some(destination) = self.client(listener, path, &client, tos) else { return };
                         let start = HEADROOM + payload.start - prefix.len();
                         let end = HEADROOM + payload.end;
-                        let bytes = self.datagrams.slot_mut(slot);
+                        let bytes = self.datagrams.slot_mut(*slot);
                         bytes[start..start + prefix.len()].copy_from_slice(prefix);
                         bytes[end..end + usize::from(padding)].fill(0);
-                        self.datagrams.send_slot(destination, slot, start, end + usize::from(padding) - start);
+                        self.datagrams.send_slot(destination, *slot, start, end + usize::from(padding) - start);
                     }
                     (Way::Udp { listener, path }, Body::Bytes(bytes)) => {
                         let Some(destination) = self.client(listener, path, &client, tos) else { return };
@@ -254,7 +260,7 @@ impl<D: Datagrams> Worker<D> {
                     }
                     (Way::Dtls(association), body) => {
                         let bytes = match body {
-                            Body::Slot(slot) => self.datagrams.datagram(slot),
+                            Body::Slot(datagram) => &self.datagrams.datagram(datagram.slot)[datagram.at..],
                             Body::Bytes(bytes) => bytes,
                         };
                         let message = &mut self.associations.outgoing;
@@ -266,7 +272,7 @@ impl<D: Datagrams> Worker<D> {
                     }
                     (Way::Stream(connection), body) => {
                         let bytes = match body {
-                            Body::Slot(slot) => self.datagrams.datagram(slot),
+                            Body::Slot(datagram) => &self.datagrams.datagram(datagram.slot)[datagram.at..],
                             Body::Bytes(bytes) => bytes,
                         };
                         let message = Message { class: Class::Data, prefix, payload: &bytes[payload], padding };
@@ -285,7 +291,7 @@ impl<D: Datagrams> Worker<D> {
 
     fn pass(&mut self, worker: WorkerId, what: What, body: Body<'_>, range: Range<usize>) {
         let bytes = match body {
-            Body::Slot(slot) => self.datagrams.datagram(slot),
+            Body::Slot(datagram) => &self.datagrams.datagram(datagram.slot)[datagram.at..],
             Body::Bytes(bytes) => bytes,
         };
         let passed = self.neighbours.pass(usize::from(worker.0), what, &bytes[range]);

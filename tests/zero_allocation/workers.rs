@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -29,6 +30,8 @@ const CHANNEL: u16 = 0x4001;
 /// Packets of a kind that are under way at once: more than one system call takes, less than a receive buffer, and less
 /// than a ring between workers has buffers for at first.
 const BURST: usize = 48;
+/// Datagrams of a train.
+const TRAIN: usize = 16;
 const WARM_UP: usize = 40;
 const ROUNDS: usize = 100;
 
@@ -61,10 +64,14 @@ fn no_packet_writes_what_workers_share() {
 
 fn assert_nothing_asked(crew: Crew, count: &AtomicU64) {
     let calls = Calls::of(&crew);
-    (0..WARM_UP).for_each(|_| calls.round(Kind::ALL));
+    let round = || {
+        calls.round(Kind::ALL);
+        calls.trains();
+    };
+    (0..WARM_UP).for_each(|_| round());
     let before = count.load(Ordering::Relaxed);
     assert!(before > 0, "the workers are watched");
-    (0..ROUNDS).for_each(|_| calls.round(Kind::ALL));
+    (0..ROUNDS).for_each(|_| round());
     let asked = count.load(Ordering::Relaxed) - before;
     assert_eq!(asked, 0, "in {} packets", ROUNDS * Kind::ALL.len() * BURST);
     crew.stop();
@@ -222,6 +229,39 @@ impl Calls {
         }
     }
 
+    /// Trains of both peers and of the caller, which the kernel hands over as one once the sockets have asked for that.
+    fn trains(&self) {
+        let data = |kind| (0..TRAIN).flat_map(|number| payload(kind, number)).collect::<Vec<_>>();
+        for (peer, kind) in [(&self.channel_peer, Kind::ChannelToClient), (&self.other_peer, Kind::DataToClient)] {
+            segment(peer, payload(kind, 0).len());
+            peer.send_to(&data(kind), self.relayed).unwrap();
+            segment(peer, 0);
+        }
+        let messages = (0..TRAIN).flat_map(|number| {
+            let payload = payload(Kind::ChannelToPeer, number);
+            [&ChannelData::header(ChannelNumber::new(CHANNEL).unwrap(), payload.len() as u16)[..], &payload].concat()
+        });
+        let messages: Vec<u8> = messages.collect();
+        segment(&self.caller.socket, messages.len() / TRAIN);
+        self.caller.socket.send(&messages).unwrap();
+        segment(&self.caller.socket, 0);
+        let (mut bytes, mut numbers) = ([0; 2048], [0; 2]);
+        for _ in 0..2 * TRAIN {
+            let (len, _) = received(&self.caller.socket, &mut bytes);
+            let (kind, data) = match ChannelData::parse(&bytes[..len]) {
+                Some(data) => (Kind::ChannelToClient, &bytes[..len][data.data()]),
+                None => (Kind::DataToClient, data_of(&bytes[..len]).1),
+            };
+            let number = &mut numbers[usize::from(kind == Kind::DataToClient)];
+            assert_eq!(data, payload(kind, *number), "{kind:?}");
+            *number += 1;
+        }
+        for number in 0..TRAIN {
+            let (len, from) = received(&self.channel_peer, &mut bytes);
+            assert_eq!((&bytes[..len], from), (&payload(Kind::ChannelToPeer, number)[..], self.relayed));
+        }
+    }
+
     fn send(&self, kind: Kind, payload: &[u8]) {
         let header = ChannelData::header(ChannelNumber::new(CHANNEL).unwrap(), payload.len() as u16);
         let caller = &self.caller.socket;
@@ -265,6 +305,22 @@ impl Calls {
             }
         }
     }
+}
+
+/// Has the kernel cut what is sent into datagrams of this length; 0 is not to.
+fn segment(socket: &UdpSocket, len: usize) {
+    let len = len as i32;
+    // SAFETY: the value is an integer of the length that is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const len).cast(),
+            size_of::<i32>() as u32,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 /// Begins with its number.

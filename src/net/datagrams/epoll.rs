@@ -7,9 +7,10 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::runs::{Merging, Run, RunWatch, ZEROS};
 use super::{Arrival, Datagram, Datagrams, Destination, Role, SocketKey};
 use crate::net::poll::{Events, Interest, Poll, Token};
-use crate::net::udp::{RecvBatch, SendBatch, SendReport, Sender};
+use crate::net::udp::{Address, RecvBatch, SendBatch, SendReport, Sender};
 
 /// Datagrams read from one socket before another one has its turn.
 const RECV_BATCH: usize = 32;
@@ -40,6 +41,11 @@ pub struct EpollDatagrams {
     unread: VecDeque<SocketKey>,
     /// The socket that is being read, and the slots that are not told yet.
     current: Option<(SocketKey, Range<usize>)>,
+    /// What is left of a slot of it.
+    run: Option<Run>,
+    run_watch: RunWatch,
+    /// What sockets begin with.
+    merging: Merging,
     relay_datagrams: usize,
     /// Sockets whose error queue has something.
     errors: VecDeque<SocketKey>,
@@ -52,6 +58,7 @@ struct Entry {
     socket: UdpSocket,
     /// No train of its datagrams was refused yet.
     trains: bool,
+    merging: Merging,
 }
 
 impl EpollDatagrams {
@@ -68,6 +75,9 @@ impl EpollDatagrams {
             ready_listeners: VecDeque::with_capacity(READY_AT_FIRST),
             unread: VecDeque::with_capacity(READY_AT_FIRST),
             current: None,
+            run: None,
+            run_watch: RunWatch::default(),
+            merging: Merging::default(),
             relay_datagrams: 0,
             errors: VecDeque::new(),
             closed: VecDeque::new(),
@@ -88,22 +98,36 @@ impl EpollDatagrams {
 
     /// The next datagram of the socket that is being read.
     fn next_of_current(&mut self) -> Option<Arrival> {
+        if let Some(run) = &mut self.run
+            && let Some(datagram) = run.next()
+        {
+            let key = run.key;
+            self.relay_datagrams += usize::from(self.entry(key).is_some_and(|entry| entry.role == Role::Relay));
+            return Some(Arrival::Datagram(datagram));
+        }
         let (key, slots) = self.current.as_mut()?;
         let (key, Some(slot)) = (*key, slots.next()) else {
             self.current = None;
             return None;
         };
-        let entry = self.entry(key)?;
+        let entry = self.sockets.get_mut(key.0 as usize).and_then(Option::as_mut)?;
         let meta = self.recv.meta(slot);
         let datagram = Datagram {
             token: entry.token,
             slot,
+            at: 0,
             len: meta.len,
             from: meta.from,
             to: meta.to,
             tos: meta.tos,
             truncated: meta.truncated,
+            in_run: false,
         };
+        self.run = Run::new(key, &datagram, meta.each);
+        if self.run.is_some() {
+            return self.next_of_current();
+        }
+        self.run_watch.see(&mut entry.merging, key, &entry.socket, &datagram);
         if entry.role == Role::Relay {
             self.relay_datagrams += 1;
         }
@@ -160,7 +184,7 @@ impl Datagrams for EpollDatagrams {
         if index as usize == self.sockets.len() {
             self.sockets.push(None);
         }
-        self.sockets[index as usize] = Some(Entry { token, role, socket, trains: true });
+        self.sockets[index as usize] = Some(Entry { token, role, socket, trains: true, merging: self.merging });
         Ok(SocketKey(index))
     }
 
@@ -173,13 +197,18 @@ impl Datagrams for EpollDatagrams {
             self.closed.push_back(entry.token);
         }
         if self.current.as_ref().is_some_and(|(current, _)| *current == key) {
-            self.current = None;
+            (self.current, self.run) = (None, None);
         }
         // Where its key still waits for a turn, the next socket that gets it is read once for nothing.
     }
 
     fn socket(&self, key: SocketKey) -> Option<&UdpSocket> {
         Some(&self.entry(key)?.socket)
+    }
+
+    fn merge_nothing(&mut self) {
+        self.merging = Merging::NEVER;
+        self.sockets.iter_mut().flatten().for_each(|entry| entry.merging = Merging::NEVER);
     }
 
     fn poll(&self) -> &Poll {
@@ -189,6 +218,8 @@ impl Datagrams for EpollDatagrams {
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>, rest: Option<Duration>) -> io::Result<()> {
         self.flush();
         self.recv.clear();
+        (self.current, self.run) = (None, None);
+        self.run_watch.turn();
         if let Some(rest) = rest {
             std::thread::sleep(rest);
         }
@@ -245,6 +276,16 @@ impl Datagrams for EpollDatagrams {
         }
         let Destination { socket, to, source, tos } = destination;
         self.send.push_slot(Token(socket.0.into()), to, source, tos, slot, start, len);
+    }
+
+    fn send_framed(&mut self, destination: Destination, prefix: &[u8], slot: usize, range: Range<usize>, padding: u8) {
+        if self.send.is_full() {
+            self.flush();
+        }
+        let Destination { socket, to, source, tos } = destination;
+        let Some(bytes) = self.recv.part(slot, range.start, range.len()) else { return };
+        let parts = [prefix, bytes, &ZEROS[..usize::from(padding)]];
+        self.send.push_parts(Token(socket.0.into()), Address { to, source, tos }, &parts);
     }
 
     fn send_copy(&mut self, destination: Destination, bytes: &[u8]) {

@@ -6,9 +6,11 @@
 
 mod epoll;
 mod ring;
+mod runs;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::time::Duration;
 
 use super::poll::{Events, Poll, Token};
@@ -45,6 +47,8 @@ pub struct Datagram {
     /// What the caller calls the socket.
     pub token: Token,
     pub slot: usize,
+    /// Where it begins, counted from [`HEADROOM`](super::udp::HEADROOM).
+    pub at: usize,
     pub len: usize,
     /// Its source, with the scope of a link-local IPv6 address.
     pub from: SocketAddr,
@@ -54,6 +58,8 @@ pub struct Datagram {
     pub tos: u8,
     /// Its end is lost.
     pub truncated: bool,
+    /// It shares its slot with others, which nothing is to be written over.
+    pub in_run: bool,
 }
 
 /// Where a datagram goes.
@@ -81,6 +87,9 @@ pub trait Datagrams: Sized {
     /// The socket behind a key.
     fn socket(&self, key: SocketKey) -> Option<&UdpSocket>;
 
+    /// Has no socket merge what arrives: other programs are to see it as it came.
+    fn merge_nothing(&mut self);
+
     /// Watches other descriptors, whose events [`Self::wait`] delivers.
     fn poll(&self) -> &Poll;
 
@@ -88,20 +97,24 @@ pub trait Datagrams: Sized {
     /// first and then does not wait. Events of other descriptors are put into `events`.
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>, rest: Option<Duration>) -> io::Result<()>;
 
-    /// What has happened to the sockets; `None` ends the turn.
+    /// What has happened to the sockets; `None` ends the turn, and what is not asked for until then may be lost.
     fn next(&mut self) -> Option<Arrival>;
 
     /// Whether there is more to tell without waiting.
     fn has_more(&self) -> bool;
 
-    /// The datagram in a slot, and what is behind it.
+    /// The datagrams in a slot, and what is behind them.
     fn datagram(&self, slot: usize) -> &[u8];
 
-    /// The whole slot: its datagram begins at [`HEADROOM`](super::udp::HEADROOM).
+    /// The whole slot: its first datagram begins at [`HEADROOM`](super::udp::HEADROOM).
     fn slot_mut(&mut self, slot: usize) -> &mut [u8];
 
     /// Queues `len` bytes of a slot, counted from the slot's beginning, headroom included.
     fn send_slot(&mut self, destination: Destination, slot: usize, start: usize, len: usize);
+
+    /// Queues a copy of a range of a slot, counted likewise, with a prefix in front of it and so many zeros behind: for
+    /// datagrams in a run.
+    fn send_framed(&mut self, destination: Destination, prefix: &[u8], slot: usize, range: Range<usize>, padding: u8);
 
     /// Queues a copy of `bytes`.
     fn send_copy(&mut self, destination: Destination, bytes: &[u8]);

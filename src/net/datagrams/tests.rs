@@ -28,6 +28,8 @@ macro_rules! on_both {
     };
 }
 
+mod runs;
+
 on_both! {
     a_datagram_arrives_with_what_is_known_of_it
     a_prefix_is_written_in_place_and_sent_on

@@ -30,6 +30,8 @@ pub struct RecvMeta {
     /// How many datagrams the socket had dropped for a full buffer when this one arrived, since it was opened (modulo
     /// 2^32); None as long as there was none.
     pub drops: Option<u32>,
+    /// Where the kernel has merged datagrams (UDP_GRO): the length of each of them, but for the last, which may be shorter.
+    pub each: Option<usize>,
 }
 
 /// Room for a batch of received datagrams, each in a slot of its own.
@@ -180,6 +182,7 @@ impl RecvBatch {
             tos: received.tos,
             truncated: header.msg_flags & libc::MSG_TRUNC != 0,
             drops: received.drops,
+            each: received.each,
         }
     }
 
@@ -203,7 +206,7 @@ impl RecvBatch {
     }
 
     /// `len` bytes of slot `index` from `start` on, counted from its beginning; None if they are not all in it.
-    pub(super) fn part(&self, index: usize, start: usize, len: usize) -> Option<&[u8]> {
+    pub(in crate::net) fn part(&self, index: usize, start: usize, len: usize) -> Option<&[u8]> {
         let end = start.checked_add(len).filter(|&end| end <= self.slot_bytes)?;
         let slot = index.checked_mul(self.slot_bytes)?;
         self.bytes.as_slice().get(slot..)?.get(start..end)
@@ -246,7 +249,7 @@ mod tests {
             let from = client.local_addr().unwrap();
             // A socket that has one address alone need not be told.
             let told = any.starts_with(['0', '[']).then_some(to);
-            let expected = RecvMeta { from, to: told, len: 5, tos: 0, truncated: false, drops: None };
+            let expected = RecvMeta { from, to: told, len: 5, tos: 0, truncated: false, drops: None, each: None };
             assert_eq!(batch.meta(0), expected);
             assert_eq!(batch.datagram(0), b"hello");
         }

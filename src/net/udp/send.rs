@@ -85,15 +85,20 @@ impl SendBatch {
 
     /// Queues a copy of `bytes`; otherwise like [`push_slot`](Self::push_slot).
     pub fn push_copy(&mut self, token: Token, to: SocketAddr, source: Option<IpAddr>, tos: u8, bytes: &[u8]) -> bool {
+        self.push_parts(token, Address { to, source, tos }, &[bytes])
+    }
+
+    /// Queues a copy of one datagram that lies in several places, in their order.
+    pub(in crate::net) fn push_parts(&mut self, token: Token, address: Address, parts: &[&[u8]]) -> bool {
         let start = self.copies.len();
-        if bytes.len() > COPIES_MAX_BYTES - start {
+        let len = parts.iter().map(|part| part.len()).sum();
+        if len > COPIES_MAX_BYTES - start {
             self.report.overflowed += 1;
             return false;
         }
-        let body = Body::Copy { start, len: bytes.len() };
-        let pushed = self.push(Entry { token, address: Address { to, source, tos }, body });
+        let pushed = self.push(Entry { token, address, body: Body::Copy { start, len } });
         if pushed {
-            self.copies.extend_from_slice(bytes);
+            parts.iter().for_each(|part| self.copies.extend_from_slice(part));
         }
         pushed
     }

@@ -1,6 +1,7 @@
 //! Two workers on loopback, one of which fails wherever it can.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
@@ -95,6 +96,10 @@ impl Datagrams for Failing {
         self.inner.socket(key)
     }
 
+    fn merge_nothing(&mut self) {
+        self.inner.merge_nothing();
+    }
+
     fn poll(&self) -> &Poll {
         self.inner.poll()
     }
@@ -127,6 +132,10 @@ impl Datagrams for Failing {
 
     fn send_slot(&mut self, destination: Destination, slot: usize, start: usize, len: usize) {
         self.inner.send_slot(destination, slot, start, len);
+    }
+
+    fn send_framed(&mut self, destination: Destination, prefix: &[u8], slot: usize, range: Range<usize>, padding: u8) {
+        self.inner.send_framed(destination, prefix, slot, range, padding);
     }
 
     fn send_copy(&mut self, destination: Destination, bytes: &[u8]) {

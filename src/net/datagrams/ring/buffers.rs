@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
+use super::super::Datagram;
 use crate::net::control::{self, Name, Received};
+use crate::net::poll::Token;
 use crate::net::udp::{HEADROOM, PAYLOAD_MAX, TAILROOM};
 
 /// Buffers of a worker; a power of two. More than arrive in one turn of half a millisecond at any rate that one core
@@ -28,8 +30,8 @@ pub(super) const GROUP: u16 = 0;
 const OUT_BYTES: usize = 16;
 /// Room for the source address; with the header in front, control messages are aligned.
 const NAME_BYTES: usize = 32;
-/// Room for PKTINFO, TOS and the drop counter of either family: 40 + 24 + 24.
-const CONTROL_BYTES: usize = 88;
+/// Room for PKTINFO, TOS, the drop counter of either family, and the length of merged datagrams: 40 + 24 + 24 + 24.
+const CONTROL_BYTES: usize = 112;
 const PAYLOAD_AT: usize = OUT_BYTES + NAME_BYTES + CONTROL_BYTES;
 const PAGE_BYTES: usize = 4096;
 /// Whole pages, so that only those that were used are in memory.
@@ -54,10 +56,27 @@ unsafe impl Send for Buffers {}
 
 /// A datagram in a buffer.
 pub(super) struct Contents {
-    pub(super) from: Option<SocketAddr>,
+    from: Option<SocketAddr>,
     pub(super) received: Received,
-    pub(super) len: usize,
-    pub(super) truncated: bool,
+    len: usize,
+    truncated: bool,
+}
+
+impl Contents {
+    /// As a datagram alone; `None` if nobody knows where it is from.
+    pub(super) fn datagram(&self, token: Token, slot: usize) -> Option<Datagram> {
+        Some(Datagram {
+            token,
+            slot,
+            at: 0,
+            len: self.len,
+            from: self.from?,
+            to: self.received.to,
+            tos: self.received.tos,
+            truncated: self.truncated,
+            in_run: false,
+        })
+    }
 }
 
 impl Buffers {

@@ -6,10 +6,12 @@
 
 mod buffers;
 mod closing;
+mod jobs;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::UdpSocket;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -18,7 +20,9 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use self::buffers::{BUFFERS, Buffers, GROUP};
 use self::closing::Closing;
-use super::{Arrival, Datagram, Datagrams, Destination, Role, SocketKey};
+use self::jobs::{Completion, GENERATION_MASK, Job};
+use super::runs::{Merging, Run, RunWatch, ZEROS};
+use super::{Arrival, Datagrams, Destination, Role, SocketKey};
 use crate::net::poll::{Events, Poll, Token};
 use crate::net::udp::{Address, HEADROOM, Laid, Layout, SendReport, may_come_from_icmp, may_refuse_trains};
 
@@ -55,6 +59,11 @@ pub struct RingDatagrams {
     completions: VecDeque<Completion>,
     /// Those that are not looked at yet.
     taken: Vec<Completion>,
+    /// What is left of a buffer.
+    run: Option<Run>,
+    run_watch: RunWatch,
+    /// What sockets begin with.
+    merging: Merging,
     /// Buffers that the turn has seen.
     used: Vec<u16>,
     /// A receive found no buffer.
@@ -78,6 +87,7 @@ struct Entry {
     at_hand: Option<Fixed>,
     /// No train of its datagrams was refused yet.
     trains: bool,
+    merging: Merging,
 }
 
 /// A datagram, or a train, that was submitted in this turn.
@@ -85,42 +95,6 @@ struct Entry {
 struct Send {
     destination: Destination,
     retried: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Completion {
-    job: Job,
-    result: i32,
-    flags: u32,
-}
-
-/// What a completion is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Job {
-    Receive { key: u32, generation: u32 },
-    Send(u32),
-    Poll,
-}
-
-/// 24 bits beside the key and the kind.
-const GENERATION_MASK: u32 = (1 << 24) - 1;
-
-impl Job {
-    fn pack(self) -> u64 {
-        match self {
-            Self::Receive { key, generation } => u64::from(generation) << 34 | u64::from(key) << 2,
-            Self::Send(index) => u64::from(index) << 2 | 1,
-            Self::Poll => 2,
-        }
-    }
-
-    fn unpack(packed: u64) -> Self {
-        match packed & 3 {
-            0 => Self::Receive { key: (packed >> 2) as u32, generation: (packed >> 34) as u32 & GENERATION_MASK },
-            1 => Self::Send((packed >> 2) as u32),
-            _ => Self::Poll,
-        }
-    }
 }
 
 impl RingDatagrams {
@@ -154,6 +128,9 @@ impl RingDatagrams {
             generation: 0,
             completions: VecDeque::with_capacity(COMPLETIONS as usize),
             taken: Vec::with_capacity(COMPLETIONS as usize),
+            run: None,
+            run_watch: RunWatch::default(),
+            merging: Merging::default(),
             used: Vec::with_capacity(usize::from(BUFFERS)),
             ran_out: false,
             closing: Vec::new(),
@@ -207,11 +184,7 @@ impl RingDatagrams {
 
     /// Takes the completions over.
     fn take(&mut self) {
-        self.taken.extend(self.ring.completion().map(|completion: cqueue::Entry| Completion {
-            job: Job::unpack(completion.user_data()),
-            result: completion.result(),
-            flags: completion.flags(),
-        }));
+        self.taken.extend(self.ring.completion().map(Completion::from));
     }
 
     /// Looks at the completions, counts what was sent, and sends again what only met the error of an earlier datagram.
@@ -279,24 +252,33 @@ impl RingDatagrams {
         };
         let buffer = buffer?;
         let contents = self.buffers.contents(buffer, filled)?;
-        Some(Arrival::Datagram(Datagram {
-            token,
-            slot: usize::from(buffer),
-            len: contents.len,
-            from: contents.from?,
-            to: contents.received.to,
-            tos: contents.received.tos,
-            truncated: contents.truncated,
-        }))
+        let datagram = contents.datagram(token, usize::from(buffer))?;
+        self.run = Run::new(SocketKey(key), &datagram, contents.received.each);
+        if let Some(run) = &mut self.run {
+            return run.next().map(Arrival::Datagram);
+        }
+        let entry = self.sockets.get_mut(key as usize).and_then(Option::as_mut)?;
+        self.run_watch.see(&mut entry.merging, SocketKey(key), &entry.socket, &datagram);
+        Some(Arrival::Datagram(datagram))
+    }
+
+    /// Makes room for a copy.
+    fn room(&mut self, bytes: usize) -> Range<usize> {
+        if bytes > self.copies.len() - self.copied || self.layout.is_full() {
+            self.flush();
+        }
+        let range = self.copied..self.copied + bytes;
+        self.copied = range.end;
+        range
     }
 
     fn copy(&mut self, destination: Destination, bytes: &[u8], retried: bool) {
-        if bytes.len() > self.copies.len() - self.copied || self.layout.is_full() {
-            self.flush();
-        }
-        let range = self.copied..self.copied + bytes.len();
-        self.copied = range.end;
+        let range = self.room(bytes.len());
         self.copies[range.clone()].copy_from_slice(bytes);
+        self.send_copied(destination, range, retried);
+    }
+
+    fn send_copied(&mut self, destination: Destination, range: Range<usize>, retried: bool) {
         let send = Send { destination, retried };
         let joins = self.may_join(send);
         let laid = self.layout.lay_out(self.sends.len(), address_of(&destination), &self.copies[range], joins);
@@ -358,7 +340,8 @@ impl Datagrams for RingDatagrams {
         self.generation = (self.generation + 1) & GENERATION_MASK;
         let generation = self.generation;
         let at_hand = (role == Role::Listener).then(|| self.keep_at_hand(&socket)).flatten();
-        self.sockets[key as usize] = Some(Entry { token, socket, generation, is_armed: false, at_hand, trains: true });
+        self.sockets[key as usize] =
+            Some(Entry { token, socket, generation, is_armed: false, at_hand, trains: true, merging: self.merging });
         self.arm(SocketKey(key));
         Ok(SocketKey(key))
     }
@@ -369,6 +352,7 @@ impl Datagrams for RingDatagrams {
         }
         if let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::take) {
             self.free.push(key.0);
+            self.run.take_if(|run| run.key == key);
             self.close_later(key, entry);
         }
     }
@@ -377,12 +361,19 @@ impl Datagrams for RingDatagrams {
         Some(&self.sockets.get(key.0 as usize)?.as_ref()?.socket)
     }
 
+    fn merge_nothing(&mut self) {
+        self.merging = Merging::NEVER;
+        self.sockets.iter_mut().flatten().for_each(|entry| entry.merging = Merging::NEVER);
+    }
+
     fn poll(&self) -> &Poll {
         &self.poll
     }
 
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>, rest: Option<Duration>) -> io::Result<()> {
         self.flush();
+        self.run = None;
+        self.run_watch.turn();
         self.buffers.recycle(&mut self.used, std::mem::take(&mut self.ran_out));
         if !self.poll_is_armed {
             self.arm_poll();
@@ -420,6 +411,9 @@ impl Datagrams for RingDatagrams {
         if let Some(token) = self.closed.pop_front() {
             return Some(Arrival::Closed(token));
         }
+        if let Some(datagram) = self.run.as_mut().and_then(Run::next) {
+            return Some(Arrival::Datagram(datagram));
+        }
         while let Some(completion) = self.completions.pop_front() {
             if let Job::Receive { key, generation } = completion.job
                 && let Some(arrival) = self.receive(key, generation, completion)
@@ -453,6 +447,17 @@ impl Datagrams for RingDatagrams {
         let bytes = &self.buffers.slot(slot as u16)[start..start + len];
         let laid = self.layout.lay_out(self.sends.len(), address_of(&destination), bytes, joins);
         self.send(send, laid);
+    }
+
+    fn send_framed(&mut self, destination: Destination, prefix: &[u8], slot: usize, range: Range<usize>, padding: u8) {
+        let parts = [prefix.len(), range.len(), usize::from(padding)];
+        let room = self.room(parts.iter().sum());
+        let (front, rest) = self.copies[room.clone()].split_at_mut(parts[0]);
+        let (bytes, zeros) = rest.split_at_mut(parts[1]);
+        front.copy_from_slice(prefix);
+        bytes.copy_from_slice(&self.buffers.slot(slot as u16)[range]);
+        zeros.copy_from_slice(&ZEROS[..parts[2]]);
+        self.send_copied(destination, room, false);
     }
 
     fn send_copy(&mut self, destination: Destination, bytes: &[u8]) {
