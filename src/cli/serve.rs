@@ -10,6 +10,8 @@ use super::welcome;
 use crate::config::{Loaded, StateAccess};
 use crate::daemon;
 use crate::net::secrecy::forbid_dumps;
+#[cfg(feature = "dtls")]
+use crate::net::secrecy::forget_in_openssl;
 use crate::observe::logs::{self, Level};
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -30,6 +32,8 @@ impl Arguments {
 pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
     // Before the first secret is read.
     let forbidden = forbid_dumps();
+    #[cfg(feature = "dtls")]
+    let is_forgetful = forget_in_openssl();
     let loaded = match super::load(file, StateAccess::Create) {
         Ok(loaded) => loaded,
         Err(status) => return status,
@@ -38,6 +42,10 @@ pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
     logs::start(logs::Settings { level: arguments.log_level.unwrap_or(settings.level), ..settings });
     if let Err(error) = forbidden {
         warn!(%error, "core dumps cannot be forbidden: they would show secrets");
+    }
+    #[cfg(feature = "dtls")]
+    if !is_forgetful {
+        warn!("OpenSSL does not zero what it frees: it was in use before");
     }
     tell(&loaded);
     let greeting = welcome::Greeting::of(&loaded);
