@@ -371,7 +371,11 @@ impl Snapshot {
         ];
         let dropped = dropped.map(|(reason, count)| ([("reason", reason)], count));
         page.counters("dtls_dropped", "Datagrams at listeners that answer DTLS, dropped by reason", dropped)?;
-        let ended = [("silent", count(|it| it.silent)), ("replaced", count(|it| it.replaced))];
+        let ended = [
+            ("silent", count(|it| it.silent)),
+            ("crowded_out", count(|it| it.crowded_out)),
+            ("replaced", count(|it| it.replaced)),
+        ];
         let ended = ended.map(|(reason, count)| ([("reason", reason)], count));
         page.counters("dtls_ended", "Established associations that the daemon ended, by reason", ended)
     }

@@ -19,6 +19,11 @@ use crate::net::dtls::{self, DtlsBuffers, DtlsConfig};
 const HANDSHAKES_MAX: usize = 512;
 /// Of these, those of one source: an office whose network comes back, and an eighth of what others may have.
 const HANDSHAKES_PER_SOURCE_MAX: usize = 64;
+/// Associations of a worker that own no allocation yet: 38 KiB each, 19 MiB in all. A client allocates within two round
+/// trips, so that even at 200 ms each more than a thousand clients a second get through.
+const IDLE_MAX: usize = 512;
+/// Of these, those of one source: an office whose network comes back.
+const IDLE_PER_SOURCE_MAX: usize = 128;
 /// Datagrams that wait until their handshake has its turn. A client's flight has three.
 const INBOX_MAX: usize = 8;
 /// The longest of them: a ClientHello has less than 1 KiB, and no client is asked for a certificate.
@@ -56,7 +61,8 @@ pub(super) enum Phase {
         deadline: Instant,
         source: Source,
     },
-    Established,
+    /// With the source that it counts for until it owns an allocation.
+    Established { idle: Option<Source> },
 }
 
 /// Where the associations of a 5-tuple are.
@@ -92,6 +98,8 @@ pub(super) struct Associations {
     looks: VecDeque<(Instant, ConnectionId)>,
     handshakes: usize,
     handshakes_by_source: HashMap<Source, usize, RandomState>,
+    /// Those that own no allocation yet, the oldest first.
+    idle: VecDeque<(Source, ConnectionId)>,
     pub(super) deadlines: Deadlines,
     pub(super) buffers: DtlsBuffers,
     /// The datagram in hand, and the message on its way out.
@@ -117,6 +125,7 @@ impl Associations {
             looks: VecDeque::new(),
             handshakes: 0,
             handshakes_by_source: HashMap::default(),
+            idle: VecDeque::new(),
             deadlines: Deadlines::default(),
             buffers: DtlsBuffers::default(),
             datagram: Vec::new(),
@@ -160,7 +169,7 @@ impl Associations {
     pub(super) fn insert(&mut self, now: Instant, association: Box<Association>) -> ConnectionId {
         let source = match &association.phase {
             Phase::Handshake { source, .. } => Some(*source),
-            Phase::Established => None,
+            Phase::Established { .. } => None,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, association: None });
@@ -182,8 +191,10 @@ impl Associations {
         let association = slot.association.take()?;
         slot.generation = (slot.generation + 1) & CONNECTION_GENERATION_MASK;
         self.free.push(id.slot);
-        if let Phase::Handshake { source, .. } = association.phase {
-            self.leave_handshake(source);
+        match association.phase {
+            Phase::Handshake { source, .. } => self.leave_handshake(source),
+            Phase::Established { idle: Some(_) } => self.idle.retain(|(_, other)| *other != id),
+            Phase::Established { idle: None } => {}
         }
         Some(association)
     }
@@ -191,10 +202,37 @@ impl Associations {
     /// A handshake is done.
     pub(super) fn establish(&mut self, now: Instant, id: ConnectionId) {
         let Some((association, _)) = self.get_mut(id) else { return };
-        if let Phase::Handshake { source, .. } = std::mem::replace(&mut association.phase, Phase::Established) {
-            self.leave_handshake(source);
-        }
+        let Phase::Handshake { source, .. } = association.phase else { return };
+        association.phase = Phase::Established { idle: Some(source) };
+        self.leave_handshake(source);
         self.deadlines.add(now, id);
+        self.idle.push_back((source, id));
+    }
+
+    /// The association that has to go for the one that was established last, where too many own nothing: the oldest of its
+    /// source, or of all.
+    pub(super) fn crowded_out(&self) -> Option<ConnectionId> {
+        let (source, _) = self.idle.back()?;
+        let mut of_source = self.idle.iter().filter(|(other, _)| other == source).map(|(_, id)| *id);
+        let is_over = of_source.clone().nth(IDLE_PER_SOURCE_MAX).is_some();
+        let oldest = if is_over { of_source.next() } else { self.idle.front().map(|(_, id)| *id) };
+        oldest.filter(|_| is_over || self.idle.len() > IDLE_MAX)
+    }
+
+    /// Whether an association has owned no allocation up to now.
+    pub(super) fn is_idle(&mut self, id: ConnectionId) -> bool {
+        self.get_mut(id)
+            .is_some_and(|(association, _)| matches!(association.phase, Phase::Established { idle: Some(_) }))
+    }
+
+    /// An association owns an allocation.
+    pub(super) fn settle(&mut self, id: ConnectionId) {
+        let Some((association, _)) = self.get_mut(id) else { return };
+        if let Phase::Established { idle } = &mut association.phase
+            && idle.take().is_some()
+        {
+            self.idle.retain(|(_, other)| *other != id);
+        }
     }
 
     fn leave_handshake(&mut self, source: Source) {

@@ -157,7 +157,8 @@ impl<D: Datagrams> Worker<D> {
     fn place_handshake(&mut self, at: &At, id: ConnectionId) {
         let new = Place { current: None, next: None, elsewhere: None, home: at.home };
         let mut place = *self.associations.places.entry(at.client).or_insert(new);
-        let is_established = |(association, _): (&mut Association, _)| matches!(association.phase, Phase::Established);
+        let is_established =
+            |(association, _): (&mut Association, _)| matches!(association.phase, Phase::Established { .. });
         let keeps = place.current.is_some_and(|id| self.associations.get_mut(id).is_some_and(is_established));
         let given_up = if keeps { place.next.replace(id) } else { place.current.replace(id) };
         if let Some(given_up) = given_up {
@@ -170,7 +171,7 @@ impl<D: Datagrams> Worker<D> {
         let Some((id, (association, _))) = id.and_then(|id| Some((id, self.associations.get_mut(id)?))) else { return };
         match association.phase {
             Phase::Handshake { .. } => self.associations.queue(id, bytes),
-            Phase::Established => self.receive(now, id, tos, Some(bytes)),
+            Phase::Established { .. } => self.receive(now, id, tos, Some(bytes)),
         }
     }
 
@@ -210,6 +211,9 @@ impl<D: Datagrams> Worker<D> {
             None => {}
         }
         self.carry_out_effects(now);
+        if self.associations.is_idle(id) && self.server.has_allocation(&client) {
+            self.associations.settle(id);
+        }
         self.packets += 1;
     }
 
@@ -217,7 +221,7 @@ impl<D: Datagrams> Worker<D> {
     pub(super) fn send_dtls(&mut self, id: ConnectionId, tos: u8) {
         let message = std::mem::take(&mut self.associations.outgoing);
         let sent = match self.associations.get_mut(id) {
-            Some((association, buffers)) if matches!(association.phase, Phase::Established) => {
+            Some((association, buffers)) if matches!(association.phase, Phase::Established { .. }) => {
                 association.session.send(&message, buffers)
             }
             Some(_) | None => false,
@@ -247,7 +251,7 @@ impl<D: Datagrams> Worker<D> {
                 let Some((association, _)) = self.associations.get_mut(id) else { break };
                 match association.phase {
                     Phase::Handshake { .. } => self.advance(now, id, Some(datagram)),
-                    Phase::Established => self.receive(now, id, 0, Some(datagram)),
+                    Phase::Established { .. } => self.receive(now, id, 0, Some(datagram)),
                 }
             }
         }
@@ -271,6 +275,7 @@ impl<D: Datagrams> Worker<D> {
                 self.associations.statistics.established += 1;
                 self.associations.establish(now.instant, id);
                 self.replace_association(now, id);
+                self.end_crowded_out(now);
                 self.receive(now, id, 0, None);
             }
             Handshake::Failed(failure) => {
@@ -317,7 +322,7 @@ impl<D: Datagrams> Worker<D> {
         }
         match association.phase {
             Phase::Handshake { .. } => {}
-            Phase::Established => {
+            Phase::Established { .. } => {
                 self.server.handle_client_closed(&client);
                 self.carry_out_effects(now);
             }
@@ -345,6 +350,20 @@ impl<D: Datagrams> Worker<D> {
                 self.end_association(now, id);
             }
             self.associations.deadlines.settle(now.instant, id, found);
+        }
+    }
+
+    /// Ends the oldest that own nothing, where there are too many.
+    fn end_crowded_out(&mut self, now: Now) {
+        while let Some(oldest) = self.associations.crowded_out() {
+            let client = self.associations.get_mut(oldest).map(|(association, _)| association.client);
+            if client.is_some_and(|client| self.server.has_allocation(&client)) {
+                // Of an Allocate that waited for a verdict.
+                self.associations.settle(oldest);
+            } else {
+                self.associations.statistics.crowded_out += 1;
+                self.end_association(now, oldest);
+            }
         }
     }
 

@@ -113,6 +113,8 @@ pub struct DtlsStatistics {
     pub unsent: u64,
     /// Associations that ended because they owned nothing and said nothing.
     pub silent: u64,
+    /// Associations that ended because too many owned nothing.
+    pub crowded_out: u64,
     /// Associations that another one of the same 5-tuple has taken the place of.
     pub replaced: u64,
 }
@@ -133,6 +135,7 @@ impl AddAssign for DtlsStatistics {
             stray,
             unsent,
             silent,
+            crowded_out,
             replaced,
         } = more;
         self.hello_verify_requests += hello_verify_requests;
@@ -148,6 +151,7 @@ impl AddAssign for DtlsStatistics {
         self.stray += stray;
         self.unsent += unsent;
         self.silent += silent;
+        self.crowded_out += crowded_out;
         self.replaced += replaced;
     }
 }

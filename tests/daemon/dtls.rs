@@ -250,6 +250,25 @@ fn one_source_does_not_have_all_handshakes() {
 }
 
 #[test]
+fn associations_that_own_nothing_make_room_for_others_of_their_source() {
+    let (ferryd, certificate) = start(|_| {});
+    let mut caller = Client::dtls(ferryd.address(), &certificate);
+    caller.allocate();
+    let mut abandoned: Vec<_> = (0..128).map(|_| Association::open(ferryd.address(), &certificate)).collect();
+    let ended = || metric(&ferryd, "ferryd_dtls_ended_total{reason=\"crowded_out\"}");
+    assert_eq!((metric(&ferryd, "ferryd_dtls_associations"), ended()), (129, 0));
+    let mut last = Client::dtls(ferryd.address(), &certificate);
+    wait_until("the oldest to be gone", || ended() == 1);
+    abandoned[0].await_close();
+    // Who allocates counts no more, and a call is not touched.
+    last.allocate();
+    abandoned[0] = Association::open(ferryd.address(), &certificate);
+    assert_eq!((metric(&ferryd, "ferryd_dtls_associations"), ended()), (130, 1));
+    caller.refresh(600).unwrap();
+    last.refresh(600).unwrap();
+}
+
+#[test]
 fn associations_count_among_the_connections_of_a_source() {
     let (ferryd, certificate) = start(|config| _ = config.set("limits.connections-per-source", 2));
     let first = Association::open(ferryd.address(), &certificate);
