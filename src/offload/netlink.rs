@@ -27,6 +27,7 @@ const RTN_LOCAL: u8 = 2;
 const RTAX_MTU: u16 = 2;
 const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 const NUD_USABLE: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x80;
+const NUD_PERMANENT: u16 = 0x80;
 const NTF_USE: u8 = 0x01;
 const ARPHRD_ETHER: u16 = 1;
 
@@ -149,25 +150,37 @@ impl Netlink {
 
     /// The hardware address of a neighbour that the kernel has resolved.
     pub(super) fn neighbour(&mut self, ifindex: u32, ip: IpAddr) -> io::Result<Option<[u8; 6]>> {
+        let (state, address) = self.entry(ifindex, ip)?;
+        Ok(address.filter(|_| state & NUD_USABLE != 0))
+    }
+
+    /// The state of a neighbour and its hardware address; one that the kernel does not know has none of either.
+    fn entry(&mut self, ifindex: u32, ip: IpAddr) -> io::Result<(u16, Option<[u8; 6]>)> {
         let mut request = Request::new(libc::RTM_GETNEIGH, 0);
         request.neighbour(ifindex, ip, 0, 0);
-        let mut address = None;
+        let mut entry = (0, None);
         let asked = self.ask(request, |kind, body| {
             if kind == libc::RTM_NEWNEIGH && body.len() >= 12 {
-                let state = u16::from_ne_bytes([body[8], body[9]]);
                 let found = attributes(&body[12..]).find(|(kind, _)| *kind == libc::NDA_LLADDR);
-                address = found.and_then(|(_, value)| value.try_into().ok()).filter(|_| state & NUD_USABLE != 0);
+                let address = found.and_then(|(_, value)| value.try_into().ok());
+                entry = (u16::from_ne_bytes([body[8], body[9]]), address);
             }
         });
         match asked {
-            Ok(()) => Ok(address),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Ok(()) => Ok(entry),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(entry),
             Err(error) => Err(error),
         }
     }
 
     /// Has the kernel resolve a neighbour, or confirm it, as for a packet of its own; needs CAP_NET_ADMIN.
+    ///
+    /// One that the operator has written down is left as it is: Linux takes its permanence away when it is asked to use it
+    /// (since 5.16), and nobody may answer for it.
     pub(super) fn use_neighbour(&mut self, ifindex: u32, ip: IpAddr) -> io::Result<()> {
+        if self.entry(ifindex, ip)?.0 & NUD_PERMANENT != 0 {
+            return Ok(());
+        }
         let flags = libc::NLM_F_CREATE | libc::NLM_F_ACK;
         let mut request = Request::new(libc::RTM_NEWNEIGH, flags);
         request.neighbour(ifindex, ip, 0, NTF_USE);

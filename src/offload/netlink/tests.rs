@@ -49,6 +49,47 @@ fn an_unknown_neighbour_has_no_address() {
     assert!(matches!(found, Ok(None)), "{found:?}");
 }
 
+/// Does something in a network of its own; needs root, and is left out without.
+fn in_a_network_of_its_own(work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        // SAFETY: touches no memory; the thread alone moves.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
+            work();
+        }
+    });
+    thread.join().unwrap();
+}
+
+fn ip(arguments: &str) -> String {
+    let output = std::process::Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_neighbour_that_the_operator_has_written_down_stays_as_it_is() {
+    in_a_network_of_its_own(|| {
+        for command in [
+            "link add one type veth peer name two",
+            "link set one up",
+            "addr add 192.0.2.1/24 dev one",
+            "neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev one nud permanent",
+        ] {
+            ip(command);
+        }
+        let mut netlink = Netlink::open().unwrap();
+        let ifindex = netlink.links().unwrap().into_iter().find(|link| link.name == "one").unwrap().ifindex;
+        let (written, other) = ("192.0.2.9".parse().unwrap(), "192.0.2.10".parse().unwrap());
+        for neighbour in [written, other] {
+            netlink.use_neighbour(ifindex, neighbour).unwrap();
+        }
+        let neighbours = ip("neigh show dev one");
+        assert!(neighbours.contains("192.0.2.9 lladdr 02:00:00:00:00:09 PERMANENT"), "{neighbours}");
+        assert!(neighbours.contains("192.0.2.10 "), "the other one is asked for: {neighbours}");
+        assert_eq!(netlink.neighbour(ifindex, written).unwrap(), Some([2, 0, 0, 0, 0, 9]));
+    });
+}
+
 #[test]
 fn what_is_cut_short_is_read_as_far_as_it_is_whole() {
     let mut request = Request::new(libc::RTM_GETROUTE, 0);
