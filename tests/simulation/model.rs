@@ -60,6 +60,8 @@ struct Allocation {
 struct Mobility {
     ticket: Option<Vec<u8>>,
     next: Option<FiveTuple>,
+    /// Its connection is gone: only its ticket leads to it.
+    away: bool,
     last: Option<Move>,
 }
 
@@ -140,8 +142,22 @@ impl Model {
 
     /// An allocation has ended by something other than time.
     pub(crate) fn end(&mut self, client: &FiveTuple) {
-        let gone = self.allocations.extract_if(.., |it| it.is_of(client));
+        let gone = self.allocations.extract_if(.., |it| it.client == *client || it.is_of(client));
         self.ended.extend(gone.map(|it| it.record()));
+    }
+
+    /// The connection of a client has closed. Whoever has a ticket may come back.
+    pub(crate) fn depart(&mut self, client: &FiveTuple) {
+        let Some(left) = self.allocations.iter_mut().find(|it| it.is_of(client)) else { return };
+        let Mobility { ticket, next, away, .. } = &mut left.mobility;
+        if ticket.is_none() {
+            return self.end(client);
+        }
+        match next.take() {
+            Some(next) if next == *client => {}
+            Some(next) => left.client = next,
+            None => *away = true,
+        }
     }
 
     pub(crate) fn end_all(&mut self) {
@@ -300,7 +316,10 @@ impl Model {
         assert_eq!(reply.result(), Ok(()));
         assert!(new.is_some() && new != live.mobility.ticket, "another ticket");
         let last = Some(Move { with: ticket.to_vec(), client: *client, by, at: now });
-        live.mobility = Mobility { ticket: new, next: Some(*client), last };
+        // Who is away is heard nowhere else, and has moved at once.
+        let next = if live.mobility.away { None } else { Some(*client) };
+        live.client = if live.mobility.away { *client } else { live.client };
+        live.mobility = Mobility { ticket: new, next, away: false, last };
         live.expires_at = now + secs(reply.lifetime().into());
     }
 
@@ -439,7 +458,7 @@ fn is_data(bytes: &[u8]) -> bool {
 impl Allocation {
     /// Whether it is reached from a 5-tuple.
     fn is_of(&self, client: &FiveTuple) -> bool {
-        self.client == *client || self.mobility.next == Some(*client)
+        (self.client == *client && !self.mobility.away) || self.mobility.next == Some(*client)
     }
 
     fn knows(&self, ticket: &[u8]) -> bool {

@@ -5,7 +5,7 @@ use ferryd::turn::effect::EndReason;
 use ferryd::turn::{Drain, SessionFilter};
 use rand::RngExt;
 
-use crate::caller::Phase;
+use crate::caller::{Caller, Phase};
 use crate::harness::{Setup, World, addr};
 use crate::model::Rules;
 use crate::sim::{OPEN, Sim};
@@ -54,17 +54,15 @@ impl Sim {
             Operation::Fail => {
                 self.totals.failures += 1;
                 let worker = self.rng.random_range(0..self.workers);
+                let is_hit = |caller: &usize| {
+                    let Caller { client, phase, .. } = &self.callers[*caller];
+                    let of_worker = client.at.transport.is_stream() && self.home_of(&client.at) == worker;
+                    of_worker && *phase != Phase::Over
+                };
+                let hit: Vec<usize> = (0..self.callers.len()).filter(is_hit).collect();
                 self.world.fail(worker);
                 self.model.lose(worker);
-                for caller in 0..self.callers.len() {
-                    let at = self.callers[caller].client.at;
-                    if at.transport.is_stream()
-                        && self.worker_of(&at) == worker
-                        && self.callers[caller].phase != Phase::Over
-                    {
-                        self.restart(caller);
-                    }
-                }
+                hit.into_iter().for_each(|caller| self.restart(caller));
             }
             Operation::Stop => {
                 self.totals.stops += 1;

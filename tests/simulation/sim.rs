@@ -16,6 +16,8 @@ use crate::network::Weather;
 use crate::operator::{Operation, configure};
 use crate::totals::Totals;
 
+/// Twice as often by UDP as by either kind of stream.
+const TRANSPORTS: [Transport; 4] = [Transport::Udp, Transport::Udp, Transport::Tcp, Transport::Tls];
 const RELAY: &str = "192.0.2.1";
 /// Peers on the open network.
 pub(crate) const OPEN: [&str; 6] =
@@ -141,7 +143,7 @@ impl Sim {
 
     fn add_caller(&mut self, index: usize, count: usize) {
         let browser = if self.rng.random_bool(0.5) { Browser::Chrome } else { Browser::Firefox };
-        let transport = [Transport::Udp, Transport::Udp, Transport::Tcp, Transport::Tls][self.rng.random_range(0..4)];
+        let transport = TRANSPORTS[self.rng.random_range(0..4)];
         let mut peers: Vec<_> = (0..self.rng.random_range(1..=2))
             .map(|_| Peer::new(Party::At(addr(OPEN[self.rng.random_range(0..OPEN.len())]))))
             .collect();
@@ -160,7 +162,7 @@ impl Sim {
         let media_every = Duration::from_millis(self.rng.random_range(15_000..120_000));
         let mut caller = Caller::new(browser, client, peers, media_every);
         caller.careless = !self.calm && self.rng.random_bool(0.2);
-        caller.mobile = transport == Transport::Udp && self.rng.random_bool(0.5);
+        caller.mobile = self.rng.random_bool(0.5);
         // Who can move is on the way.
         let moves = if caller.mobile && !self.calm { self.rng.random_range(0..5) } else { 0 };
         for _ in 0..moves {
@@ -290,18 +292,21 @@ impl Sim {
                 }
             }
             Event::Rebind { caller } => {
-                if self.callers[caller].client.at.transport.is_stream() {
-                    self.close(caller);
-                    self.restart(caller);
-                } else {
-                    self.totals.rebound += 1;
-                    self.callers[caller].client.at = self.new_five_tuple(caller, Transport::Udp);
-                    if self.callers[caller].may_move() {
-                        self.totals.moves += 1;
-                        let mut acts = Vec::new();
-                        self.callers[caller].come_back(&mut acts);
-                        self.act(caller, acts);
-                    }
+                let (transport, may_move) = (self.callers[caller].client.at.transport, self.callers[caller].may_move());
+                self.close(caller);
+                if transport.is_stream() && !may_move {
+                    return self.restart(caller);
+                }
+                self.totals.rebound += 1;
+                // Another network may let other transports through.
+                let transport = if may_move { TRANSPORTS[self.rng.random_range(0..4)] } else { transport };
+                self.callers[caller].client.at = self.new_five_tuple(caller, transport);
+                if may_move {
+                    self.totals.moves += 1;
+                    self.totals.stream_moves += u64::from(transport.is_stream());
+                    let mut acts = Vec::new();
+                    self.callers[caller].come_back(&mut acts);
+                    self.act(caller, acts);
                 }
             }
             Event::HangUp { caller } => {
@@ -386,13 +391,13 @@ impl Sim {
         if at.transport.is_stream() {
             let worker = self.worker_of(&at);
             self.world.client_closes(worker, &at);
-            self.model.end(&at);
+            self.model.depart(&at);
         }
     }
 
     fn at_server(&mut self, from: FiveTuple, bytes: &[u8]) {
-        let worker = self.worker_of(&from);
-        self.world.client_sends(worker, &from, bytes);
+        self.world.client_sends(self.worker_of(&from), &from, bytes);
+        let worker = self.home_of(&from);
         let arrived = arrived(&mut self.world);
         let request = Message::parse(bytes).ok().filter(|message| message.class() == Class::Request);
         if let Some(request) = request {
@@ -446,6 +451,11 @@ impl Sim {
     /// As the kernel spreads 5-tuples.
     pub(crate) fn worker_of(&self, at: &FiveTuple) -> usize {
         usize::from(at.client.port()).wrapping_mul(31) % self.workers
+    }
+
+    /// The worker that has a client's stream by now.
+    pub(crate) fn home_of(&self, at: &FiveTuple) -> usize {
+        self.world.streams.get(at).copied().unwrap_or_else(|| self.worker_of(at))
     }
 
     fn new_five_tuple(&mut self, host: usize, transport: Transport) -> FiveTuple {

@@ -12,6 +12,7 @@ pub(crate) struct Totals {
     pub(crate) lost: u64,
     pub(crate) rebound: u64,
     pub(crate) moves: u64,
+    pub(crate) stream_moves: u64,
     pub(crate) reloads: u64,
     pub(crate) evictions: u64,
     pub(crate) drains: u64,
@@ -30,6 +31,7 @@ impl AddAssign for Totals {
             lost,
             rebound,
             moves,
+            stream_moves,
             reloads,
             evictions,
             drains,
@@ -44,6 +46,7 @@ impl AddAssign for Totals {
         self.lost += lost;
         self.rebound += rebound;
         self.moves += moves;
+        self.stream_moves += stream_moves;
         self.reloads += reloads;
         self.evictions += evictions;
         self.drains += drains;
@@ -67,6 +70,7 @@ impl Totals {
             lost,
             rebound,
             moves,
+            stream_moves,
             reloads,
             evictions,
             drains,
@@ -75,7 +79,7 @@ impl Totals {
             given_up,
         } = *self;
         assert!(events > 100 * seeds && allocations > seeds && relayed > 10 * seeds, "{self:?}");
-        let rare = [refused, lost, rebound, moves, reloads, evictions, failures, stops, given_up];
+        let rare = [refused, lost, rebound, moves, stream_moves, reloads, evictions, failures, stops, given_up];
         assert!(drains > 0 || seeds < 1000, "{self:?}");
         assert!(rare.iter().all(|count| *count > seeds / 50), "{self:?}");
     }
