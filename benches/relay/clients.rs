@@ -8,14 +8,15 @@ use crate::datagrams::{self, Inbox, Outbox};
 use crate::dialog::{Ask, Dialog};
 use crate::failure::{Failure, Result};
 use crate::machine::now_ns;
+use crate::place;
 use crate::watch::{Phase, Stopwatch};
 
-/// Addresses of clients of a row; 1 million.
-const CLIENTS: u32 = u32::from_be_bytes([127, 16, 0, 0]);
+/// Where addresses of clients of a row begin in the block; 1 million.
+const CLIENTS: u32 = u32::from_be_bytes([0, 16, 0, 0]);
 /// Addresses of clients that come and go.
-const PASSERS: u32 = u32::from_be_bytes([127, 128, 0, 0]);
+const PASSERS: u32 = u32::from_be_bytes([0, 128, 0, 0]);
 /// Addresses of peers.
-const PEERS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
+const PEERS: u32 = u32::from_be_bytes([0, 64, 0, 0]);
 
 const RESEND_NS: u64 = 500_000_000;
 const RESENDS_MAX: u32 = 10;
@@ -24,22 +25,22 @@ const SETUP_WINDOW: usize = 64;
 
 /// The address of the client with this number.
 pub(crate) fn client_ip(index: usize) -> Ipv4Addr {
-    Ipv4Addr::from(CLIENTS + index as u32)
+    place::at(CLIENTS + index as u32)
 }
 
 /// The number of the client with this address.
 pub(crate) fn client_index(ip: Ipv4Addr) -> usize {
-    u32::from(ip).wrapping_sub(CLIENTS) as usize
+    u32::from(ip).wrapping_sub(place::at(CLIENTS).into()) as usize
 }
 
 /// The address of the peer with this number.
 pub(crate) fn peer_ip(index: usize) -> Ipv4Addr {
-    Ipv4Addr::from(PEERS + index as u32)
+    place::at(PEERS + index as u32)
 }
 
 /// The number of the peer with this address.
 pub(crate) fn peer_index(ip: Ipv4Addr) -> usize {
-    u32::from(ip).wrapping_sub(PEERS) as usize
+    u32::from(ip).wrapping_sub(place::at(PEERS).into()) as usize
 }
 
 /// The clients' socket and what goes through it.
@@ -108,7 +109,7 @@ impl Clients {
         let mut generations = vec![0_usize; window];
         let mut dialogs: Vec<Dialog> = (0..window).map(|slot| Dialog::new(slot as u64, asks)).collect();
         let mut sent = vec![now_ns(); window];
-        let address = |slot: usize, generation: usize| Ipv4Addr::from(PASSERS + (generation * window + slot) as u32);
+        let address = |slot: usize, generation: usize| place::at(PASSERS + (generation * window + slot) as u32);
         for (slot, dialog) in dialogs.iter().enumerate() {
             self.ask(address(slot, 0), dialog, &mut request);
         }
@@ -121,7 +122,7 @@ impl Clients {
             let received = self.inbox.receive(&self.socket);
             for index in 0..received {
                 let arrival = self.inbox.get(index);
-                let number = u32::from(arrival.to).wrapping_sub(PASSERS) as usize;
+                let number = u32::from(arrival.to).wrapping_sub(place::at(PASSERS).into()) as usize;
                 let (slot, generation) = (number % window, number / window);
                 let Ok(message) = Message::parse(arrival.bytes) else { continue };
                 if generations[slot] != generation || !dialogs[slot].handle(&message)? {

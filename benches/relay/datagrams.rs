@@ -1,4 +1,4 @@
-//! Many datagrams in one system call, each from and to any address of 127.0.0.0/8.
+//! Many datagrams in one system call, each from and to any address of a block (`place.rs`).
 //!
 //! The generator's own, not the server's: a ruler that changes with what it measures is none. One wildcard socket stands
 //! for any number of clients: IP_PKTINFO chooses the source of each datagram, and tells the destination of those that

@@ -7,16 +7,24 @@ use ferryd::stun::{AttributeType, Message};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::datagrams::{self, BATCH, Inbox, Outbox};
-use crate::dialog::{write_binding, write_guess, write_unauthenticated_allocate};
+use crate::dialog::{Ask, Dialog, write_binding, write_guess, write_unauthenticated_allocate};
 use crate::failure::{Failure, Result};
 use crate::machine::nap;
+use crate::place;
 use crate::server::Running;
+use crate::wire::Shape;
 
-/// Addresses of those who flood; 65,536 of them.
-const FLOODERS: u32 = u32::from_be_bytes([127, 96, 0, 0]);
+/// Where addresses of those who flood begin in the block; 65,536 of them.
+const FLOODERS: u32 = u32::from_be_bytes([0, 96, 0, 0]);
 const FLOODERS_MASK: u32 = 0xFFFF;
 /// Answers go to waste: they are not read, so that the server's sending costs the generator nothing.
 const RECEIVE_BUFFER: libc::c_int = 4096;
+/// Flooders who have an allocation of their own.
+const CLIENTS: usize = 16;
+/// What makes their transactions differ from those of calls.
+const FIRST_DIALOG: u64 = 1 << 32;
+/// A peer that nobody has a permission for.
+const STRANGER: u32 = u32::from_be_bytes([0, 112, 0, 1]);
 /// Flooders who guess passwords, each with a nonce of its own.
 const GUESSERS: usize = 64;
 /// Half-open handshakes begun in a second, and how many there are at a time.
@@ -40,6 +48,10 @@ pub(crate) enum Kind {
     Handshakes,
     /// ChannelData of clients without allocation.
     Channels,
+    /// ChannelData of clients on channels that they have not bound.
+    Clients,
+    /// Send indications of clients to a peer for whom they have no permission.
+    Sends,
     /// Datagrams to relayed addresses from peers without permission.
     Peers,
 }
@@ -59,6 +71,8 @@ pub(crate) struct Flood {
     poured: u64,
     binding: Vec<u8>,
     allocate: Vec<u8>,
+    /// A Send indication, but for 160 bytes of data.
+    send: Vec<u8>,
     guesses: Vec<Vec<u8>>,
     handshakes: VecDeque<Socket>,
     begun: u64,
@@ -83,6 +97,7 @@ impl Flood {
             poured: 0,
             binding,
             allocate,
+            send: Shape::Indication.header(0, SocketAddrV4::new(place::at(STRANGER), 9), 160),
             guesses: Vec::new(),
             handshakes: VecDeque::new(),
             begun: 0,
@@ -91,7 +106,32 @@ impl Flood {
             flood.guesses =
                 (0..GUESSERS).map(|guesser| flood.challenged(flooder(guesser as u64))).collect::<Result<_>>()?;
         }
+        if kinds.contains(&Kind::Clients) || kinds.contains(&Kind::Sends) {
+            (0..CLIENTS as u64).try_for_each(|client| flood.allocate(client))?;
+        }
         Ok(flood)
+    }
+
+    /// Gives a flooder an allocation.
+    fn allocate(&mut self, client: u64) -> Result<()> {
+        let (mut inbox, mut request) = (Inbox::new(), Vec::new());
+        let mut dialog = Dialog::new(FIRST_DIALOG + client, &[Ask::Allocate]);
+        for _ in 0..1000 {
+            request.clear();
+            dialog.write_request(&mut request);
+            self.outbox.push(flooder(client), self.server, request.len()).copy_from_slice(&request);
+            self.outbox.flush(&self.socket);
+            nap(2_000);
+            for index in 0..inbox.receive(&self.socket) {
+                if let Ok(message) = Message::parse(inbox.get(index).bytes) {
+                    dialog.handle(&message)?;
+                }
+            }
+            if dialog.is_done() {
+                return Ok(());
+            }
+        }
+        Err(Failure::new("the server gives a flooder no allocation"))
     }
 
     /// A request with a wrong password and the nonce that the server has given to this address.
@@ -167,6 +207,17 @@ impl Flood {
                 datagram.fill(0);
                 datagram[..4].copy_from_slice(&[0x40, number as u8, 0, 160]);
             }
+            Kind::Clients => {
+                let datagram = self.outbox.push(flooder(number % CLIENTS as u64), self.server, 164);
+                datagram.fill(0);
+                datagram[..4].copy_from_slice(&[0x40, number as u8, 0, 160]);
+            }
+            Kind::Sends => {
+                let datagram = self.outbox.push(flooder(number % CLIENTS as u64), self.server, self.send.len() + 160);
+                let (header, data) = datagram.split_at_mut(self.send.len());
+                header.copy_from_slice(&self.send);
+                data.fill(0);
+            }
             Kind::Peers => {
                 let to = self.relayed[number as usize % self.relayed.len()];
                 self.outbox.push(from, to, 160).fill(0);
@@ -191,6 +242,11 @@ impl Flood {
         }
     }
 
+    /// Datagrams that were sent.
+    pub(crate) fn datagrams(&self) -> u64 {
+        self.poured
+    }
+
     /// The rate that the generator came to, of datagrams and handshakes.
     pub(crate) fn per_second(&self) -> f64 {
         let elapsed_ns = self.last_ns.saturating_sub(self.begin_ns.unwrap_or(self.last_ns));
@@ -199,5 +255,5 @@ impl Flood {
 }
 
 fn flooder(number: u64) -> Ipv4Addr {
-    Ipv4Addr::from(FLOODERS + (number as u32 & FLOODERS_MASK))
+    place::at(FLOODERS + (number as u32 & FLOODERS_MASK))
 }

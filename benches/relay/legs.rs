@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddrV4, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use crate::dialog::{Ask, Dialog};
 use crate::failure::{Doing, Failure, Result};
 use crate::machine::now_ns;
+use crate::place;
 use crate::server::Running;
 use crate::watch::{Phase, Stopwatch};
 
 /// Addresses that connections come from, so that no TIME-WAIT and no limit for each source is met.
-const SOURCES: u32 = u32::from_be_bytes([127, 32, 0, 0]);
+const SOURCES: u32 = u32::from_be_bytes([0, 32, 0, 0]);
 const SOURCES_MASK: u32 = 0x000F_FFFF;
 const PATIENCE_NS: u64 = 10_000_000_000;
 /// Connections that are set up at once.
@@ -53,7 +54,7 @@ impl Dialer {
     }
 
     pub(crate) fn connect(&mut self) -> Result<Leg> {
-        let source = Ipv4Addr::from(SOURCES + (self.made & SOURCES_MASK) + 1);
+        let source = place::at(SOURCES + (self.made & SOURCES_MASK) + 1);
         self.made += 1;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).doing("open a TCP socket")?;
         socket.bind(&SockAddr::from(SocketAddrV4::new(source, 0))).doing(format_args!("bind to {source}"))?;

@@ -193,6 +193,16 @@ fn core_ticks(core: usize) -> Option<CoreTicks> {
     Some(CoreTicks { all: ticks[..8].iter().sum(), idle: idle + iowait, softirq, steal })
 }
 
+/// Datagrams that sockets of the process's network had no room for, up to now.
+pub(crate) fn datagrams_without_room(process: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/net/snmp")).doing("read the server's network counters")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = lines.next().zip(lines.next()).doing("find UDP in the server's network counters")?;
+    let at = names.split_ascii_whitespace().position(|name| name == "RcvbufErrors");
+    let value = at.and_then(|at| values.split_ascii_whitespace().nth(at)?.parse().ok());
+    value.doing("find RcvbufErrors in the server's network counters")
+}
+
 /// Memory of a process that is in RAM and not a file's, in KiB.
 pub(crate) fn resident_kib(process: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).doing("read the server's memory")?;

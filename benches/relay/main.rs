@@ -16,9 +16,11 @@ mod leg_traffic;
 mod legs;
 mod limit;
 mod machine;
+mod namespaces;
 mod offload;
 mod options;
 mod pace;
+mod place;
 mod report;
 mod rows;
 mod server;
@@ -73,6 +75,7 @@ fn run(options: &Options) -> Result<()> {
     machine::raise_descriptor_limit()?;
     let (server_core, generator_core) = choose_cores(options)?;
     let candidates = Candidate::all(options)?;
+    let _namespaces = (!options.veth.is_empty()).then(place::take_apart).transpose()?;
     machine::pin(generator_core).doing(format_args!("run on core {generator_core}"))?;
     let fifo = !options.no_fifo && RealTime::is_allowed();
     let settings = vec![

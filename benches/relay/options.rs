@@ -36,6 +36,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WAY", value_delimiter = ',', value_enum)]
     pub(crate) offload: Vec<offload::Way>,
 
+    /// Measure the rows over a veth between two network namespaces, with ferryd carrying data in each of these ways, beside
+    /// coturn; as root. The names are ferryd, ferryd-tc, ferryd-xdp and coturn
+    #[arg(long, value_name = "WAY", value_delimiter = ',', value_enum)]
+    pub(crate) veth: Vec<offload::Way>,
+
     /// Measure these servers alone: ferryd, coturn, echo or the name of a --peer
     #[arg(long = "only", value_name = "SERVER", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
@@ -76,6 +81,10 @@ pub(crate) struct Options {
     /// Beside other work on the machine: run servers under SCHED_RR, all but those on a quota
     #[arg(long)]
     pub(crate) shield: bool,
+
+    /// The share of its core that a server is held to in rows that say so
+    #[arg(long, value_name = "PERCENT", default_value_t = 40, value_parser = clap::value_parser!(u64).range(5..=100))]
+    pub(crate) quota: u64,
 
     /// Packets/s that the row "overload" offers
     #[arg(long, value_name = "RATE", default_value_t = 264_000.0)]

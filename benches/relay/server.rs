@@ -11,13 +11,14 @@ use tempfile::TempDir;
 
 use crate::failure::{Doing, Failure, Result};
 use crate::machine;
+use crate::namespaces;
+use crate::offload::Way;
 use crate::options::Options;
+use crate::place;
 
 pub(crate) const USER: &str = "bench";
 pub(crate) const PASSWORD: &str = "bench-password";
 const REALM: &str = "bench.test";
-/// Where servers listen and relay.
-pub(crate) const SERVER_IP: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const RELAY_PORTS: (u16, u16) = (49152, 65535);
 const READY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -31,24 +32,42 @@ pub(crate) struct Candidate {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Ferryd { binary: PathBuf, extra: Vec<String> },
-    Coturn { binary: PathBuf, threads: usize },
-    Other { command: String },
+    /// `offload` is `data-path.offload`.
+    Ferryd {
+        binary: PathBuf,
+        extra: Vec<String>,
+        offload: &'static str,
+    },
+    Coturn {
+        binary: PathBuf,
+        threads: usize,
+    },
+    Other {
+        command: String,
+    },
     Echo,
 }
 
 impl Candidate {
     /// Every server that the options name: ferryd first, coturn second.
     pub(crate) fn all(options: &Options) -> Result<Vec<Self>> {
-        let ferryd = Kind::Ferryd { binary: options.ferryd.clone(), extra: options.ferryd_config.clone() };
+        let ways = if options.veth.is_empty() { &[Way::None] } else { &options.veth[..] };
+        let ferryd = |way: &Way| Kind::Ferryd {
+            binary: options.ferryd.clone(),
+            extra: options.ferryd_config.clone(),
+            offload: way.setting(),
+        };
         let coturn = Kind::Coturn { binary: options.coturn.clone(), threads: options.coturn_threads };
-        let mut all = vec![("ferryd".to_owned(), ferryd), ("coturn".to_owned(), coturn)];
+        let mut all: Vec<_> = ways.iter().map(|way| (way.ferryd().to_owned(), ferryd(way))).collect();
+        all.push(("coturn".to_owned(), coturn));
         for command in &options.peers {
             let program = command.split_whitespace().next().doing("use an empty --peer")?;
             let name = Path::new(program).file_name().doing("name a --peer")?;
             all.push((name.to_string_lossy().into_owned(), Kind::Other { command: command.clone() }));
         }
-        all.push(("echo".to_owned(), Kind::Echo));
+        if options.veth.is_empty() {
+            all.push(("echo".to_owned(), Kind::Echo));
+        }
         let wanted = |name: &String| options.only.is_empty() || options.only.contains(name);
         let candidates = all.into_iter().filter(|(name, _)| wanted(name)).map(|(name, kind)| {
             let version = kind.version()?;
@@ -89,9 +108,9 @@ impl Kind {
         let (certificate, key) = (certificate.display(), key.display());
         let mut command;
         match self {
-            Self::Ferryd { binary, extra } => {
+            Self::Ferryd { binary, extra, offload } => {
                 let path = directory.join("ferryd.toml");
-                let text = format!("{}\n{}", extra.join("\n"), ferryd_config(directory, ports));
+                let text = format!("{}\n{}", extra.join("\n"), ferryd_config(directory, ports, offload));
                 fs::write(&path, text).doing("write ferryd's configuration")?;
                 command = Command::new(binary);
                 command.arg("--config").arg(path);
@@ -101,7 +120,7 @@ impl Kind {
                 command.args(["-n", "--allow-loopback-peers", "-a"]);
                 command.args(known(binary, &["--no-cli", "--no-dtls", "--no-rfc5780"])?);
                 command.args(["-u", &format!("{USER}:{PASSWORD}"), "-r", REALM, "-m", &threads.to_string()]);
-                command.args(["-L", &SERVER_IP.to_string(), "-E", &SERVER_IP.to_string()]);
+                command.args(["-L", &place::server_ip().to_string(), "-E", &place::server_ip().to_string()]);
                 command.args(["-p", &ports.plain.to_string(), "--tls-listening-port", &ports.tls.to_string()]);
                 command.args(["--min-port", &RELAY_PORTS.0.to_string(), "--max-port", &RELAY_PORTS.1.to_string()]);
                 command.args(["--cert", &certificate.to_string(), "--pkey", &key.to_string()]);
@@ -110,8 +129,8 @@ impl Kind {
             }
             Self::Other { command: template } => {
                 let fill = |word: &str| {
-                    word.replace("{ip}", &SERVER_IP.to_string())
-                        .replace("{relay_ip}", &SERVER_IP.to_string())
+                    word.replace("{ip}", &place::server_ip().to_string())
+                        .replace("{relay_ip}", &place::server_ip().to_string())
                         .replace("{port}", &ports.plain.to_string())
                         .replace("{tls_port}", &ports.tls.to_string())
                         .replace("{min_port}", &RELAY_PORTS.0.to_string())
@@ -135,22 +154,23 @@ impl Kind {
     }
 }
 
-fn ferryd_config(directory: &Path, ports: Ports) -> String {
+fn ferryd_config(directory: &Path, ports: Ports, offload: &str) -> String {
+    let (server, block) = (place::server_ip(), place::block());
     let (directory, (low, high)) = (directory.display(), RELAY_PORTS);
     let Ports { plain, tls } = ports;
     format!(
         r#"realm = "{REALM}"
 workers = 1
 listener = [
-  {{ address = "{SERVER_IP}:{plain}", transport = "udp" }},
-  {{ address = "{SERVER_IP}:{plain}", transport = "tcp", accept = "plain" }},
-  {{ address = "{SERVER_IP}:{tls}", transport = "tcp", accept = "tls" }},
+  {{ address = "{server}:{plain}", transport = "udp" }},
+  {{ address = "{server}:{plain}", transport = "tcp", accept = "plain" }},
+  {{ address = "{server}:{tls}", transport = "tcp", accept = "tls" }},
 ]
 [tls]
 certificate = "{directory}/cert.pem"
 key = "{directory}/key.pem"
 [relay]
-addresses = ["{SERVER_IP}"]
+addresses = ["{server}"]
 port-min = {low}
 port-max = {high}
 [auth]
@@ -159,11 +179,13 @@ allow-weak-passwords = true
 name = "{USER}"
 password = "{PASSWORD}"
 [peers]
-allow = ["127.0.0.0/8"]
+allow = ["{block}"]
 [limits]
 allocations-per-user = 0
 allocations-per-prefix = 0
 connections-per-source = 0
+[data-path]
+offload = "{offload}"
 [log]
 level = "warn"
 "#
@@ -180,9 +202,15 @@ struct Ports {
 impl Ports {
     /// Two ports below the ephemeral range that nobody has, of UDP and TCP.
     fn free() -> Result<Self> {
+        if place::server_host().is_some() {
+            // Nobody else is there.
+            return Ok(Self { plain: 3478, tls: 5349 });
+        }
         let first = 10_000 + (std::process::id() as u16 % 10_000);
-        let is_free =
-            |port: &u16| UdpSocket::bind((SERVER_IP, *port)).is_ok() && TcpListener::bind((SERVER_IP, *port)).is_ok();
+        let is_free = |port: &u16| {
+            UdpSocket::bind((place::server_ip(), *port)).is_ok()
+                && TcpListener::bind((place::server_ip(), *port)).is_ok()
+        };
         let mut free = (first..first + 10_000).filter(is_free);
         match (free.next(), free.next()) {
             (Some(plain), Some(tls)) => Ok(Self { plain, tls }),
@@ -213,6 +241,9 @@ impl Running {
         unsafe {
             command.pre_exec(move || {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if let Some(host) = place::server_host() {
+                    namespaces::enter(host)?;
+                }
                 if shield {
                     machine::go_first();
                 }
@@ -229,7 +260,7 @@ impl Running {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let socket = UdpSocket::bind((SERVER_IP, 0)).doing("open a socket")?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).doing("open a socket")?;
         socket.set_read_timeout(Some(Duration::from_millis(50))).doing("set a time-out")?;
         let mut binding = Vec::new();
         crate::dialog::write_binding(&mut binding, [1; 12]);
@@ -253,12 +284,12 @@ impl Running {
 
     /// Where it takes datagrams and plain TCP.
     pub(crate) fn plain(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(SERVER_IP, self.ports.plain)
+        SocketAddrV4::new(place::server_ip(), self.ports.plain)
     }
 
     /// Where it takes TLS.
     pub(crate) fn tls(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(SERVER_IP, self.ports.tls)
+        SocketAddrV4::new(place::server_ip(), self.ports.tls)
     }
 
     /// Where the echo takes what peers send; `None` for a server that relays.

@@ -102,11 +102,21 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    fn setting(self) -> &'static str {
+    /// `data-path.offload`.
+    pub(crate) fn setting(self) -> &'static str {
         match self {
             Self::None => "off",
             Self::Tc => "tc",
             Self::Xdp => "xdp",
+        }
+    }
+
+    /// What ferryd is called that goes this way.
+    pub(crate) fn ferryd(self) -> &'static str {
+        match self {
+            Self::None => "ferryd",
+            Self::Tc => "ferryd-tc",
+            Self::Xdp => "ferryd-xdp",
         }
     }
 }

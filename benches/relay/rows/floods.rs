@@ -1,11 +1,14 @@
 //! Floods beside calls, on a server that has less than half of its core: more of each than it can answer.
 
+use std::time::Duration;
+
 use super::calls::{PAYLOAD_LEN, PER_SECOND, loss, put_latency};
-use super::overload::{FLOOD_PER_SECOND, QUOTA_PERCENT};
+use super::overload::FLOOD_PER_SECOND;
 use super::{Bench, Metric, Row, Sample, context, less};
 use crate::failure::Result;
 use crate::flood::{Flood, Kind};
 use crate::limit::Limit;
+use crate::machine;
 use crate::pace::Drive;
 use crate::server::Running;
 use crate::traffic::{Load, Traffic};
@@ -18,15 +21,18 @@ const METRICS: &[Metric] = &[
     less("p50", "ms"),
     less("p99", "ms"),
     context("flood", "/s"),
+    context("unread", "%"),
 ];
 
 const CALLS: usize = 100;
+/// The kernel path is told of a channel behind the answer to the client.
+const SETTLING: Duration = Duration::from_millis(300);
 
 macro_rules! row {
     ($constant:ident, $name:literal, $what:literal, $($kind:ident),+) => {
         pub(super) const $constant: Row = Row {
             name: $name,
-            what: concat!("100 calls x 50 packets/s each way on 40 % of a core, beside ", $what),
+            what: concat!("100 calls x 50 packets/s each way on 40 % of a core (--quota), beside ", $what),
             metrics: METRICS,
             echo: false,
             is_held: true,
@@ -41,6 +47,8 @@ row!(GUESSES, "flood-guesses", "264,000 Allocates/s with a valid nonce and a wro
 row!(GARBAGE, "flood-garbage", "264,000 datagrams/s of random bytes", Garbage);
 row!(HANDSHAKES, "flood-handshakes", "1000 TLS handshakes/s that stop in the middle", Handshakes);
 row!(CHANNELS, "flood-channels", "264,000 ChannelData messages/s of strangers", Channels);
+row!(CLIENTS, "flood-clients", "264,000 ChannelData messages/s of 16 other clients, on no channel of theirs", Clients);
+row!(SENDS, "flood-sends", "264,000 Send indications/s of 16 other clients to a peer without permission", Sends);
 row!(PEERS, "flood-peers", "264,000 datagrams/s to the relayed addresses from peers without permission", Peers);
 row!(
     ALL,
@@ -59,11 +67,14 @@ fn beside(bench: &Bench, server: &Running, kinds: &[Kind]) -> Result<Sample> {
     let mut traffic = Traffic::set_up(server, CALLS, Shape::ChannelData, false)?;
     let mut flood = Flood::new(server, kinds, FLOOD_PER_SECOND, traffic.relayed())?;
     let load = Load { ways: &[Way::Up, Way::Down], drive: Drive::Rate(PER_SECOND), payload_len: PAYLOAD_LEN };
-    let limit = Limit::hold(server.process(), QUOTA_PERCENT)?;
+    std::thread::sleep(SETTLING);
+    let before = machine::datagrams_without_room(server.process())?;
+    let limit = Limit::hold(server.process(), bench.quota)?;
     let outcome = {
         let _real_time = bench.real_time();
         traffic.run(&load, bench.watch(server, 1.0), Some(&mut flood))?
     };
+    let unread = machine::datagrams_without_room(server.process())? - before;
     limit.release(server.process())?;
     let mut sample = Sample::new(bench);
     sample.put("loss", loss(&outcome) * 100.0);
@@ -71,6 +82,7 @@ fn beside(bench: &Bench, server: &Running, kinds: &[Kind]) -> Result<Sample> {
     sample.put("loss to client", outcome.tallies[Way::Down as usize].loss() * 100.0);
     put_latency(&mut sample, &outcome, ["p50", "p99"], 1e3);
     sample.put("flood", flood.per_second());
+    sample.put("unread", unread as f64 / flood.datagrams().max(1) as f64 * 100.0);
     sample.doubt_pace("flood", &outcome);
     Ok(sample)
 }

@@ -77,6 +77,8 @@ pub(crate) const ROWS: &[Row] = &[
     floods::GARBAGE,
     floods::HANDSHAKES,
     floods::CHANNELS,
+    floods::CLIENTS,
+    floods::SENDS,
     floods::PEERS,
     floods::ALL,
     streams::TCP,
@@ -154,6 +156,8 @@ pub(crate) struct Bench {
     pub(crate) quick: bool,
     pub(crate) shield: bool,
     pub(crate) overload: f64,
+    /// Percent of a core, in rows that hold the server to a share.
+    pub(crate) quota: u64,
 }
 
 impl Bench {
@@ -165,6 +169,7 @@ impl Bench {
             quick: options.quick,
             shield: options.shield,
             overload: options.overload,
+            quota: options.quota,
         }
     }
 

@@ -20,7 +20,6 @@ const METRICS: &[Metric] = &[
 ];
 
 const CALLS: usize = 3000;
-pub(super) const QUOTA_PERCENT: u64 = 40;
 pub(super) const FLOOD_PER_SECOND: f64 = 264_000.0;
 
 pub(super) const OFFERED: Row = Row {
@@ -34,12 +33,12 @@ pub(super) const OFFERED: Row = Row {
 
 pub(super) const QUOTA: Row = Row {
     name: "overload-quota",
-    what: "1000 calls x 50 packets/s each way on 40 % of a core (control group quota, periods of 5 ms)",
+    what: "1000 calls x 50 packets/s each way on 40 % of a core (--quota, by a control group, periods of 5 ms)",
     metrics: METRICS,
     echo: true,
     is_held: true,
     run: |bench, server| {
-        let limit = Limit::hold(server.process(), QUOTA_PERCENT)?;
+        let limit = Limit::hold(server.process(), bench.quota)?;
         let sample = overload(bench, server, 1000, PER_SECOND);
         limit.release(server.process())?;
         sample
