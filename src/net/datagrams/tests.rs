@@ -35,6 +35,7 @@ on_both! {
     a_prefix_is_written_in_place_and_sent_on
     the_longest_datagram_passes
     a_burst_is_kept_in_order
+    a_flooded_socket_keeps_no_other_waiting
     a_run_to_one_destination_crosses_as_one_and_arrives_as_it_was
     runs_of_two_sockets_keep_their_sources
     where_trains_are_refused_each_datagram_goes_alone
@@ -203,6 +204,27 @@ fn received(peer: &UdpSocket) -> Vec<u8> {
     let len = peer.recv(&mut bytes).unwrap();
     bytes.truncate(len);
     bytes
+}
+
+fn a_flooded_socket_keeps_no_other_waiting<D: Datagrams>(mut datagrams: D) {
+    const FLOOD: usize = 200;
+    datagrams.start().unwrap();
+    let (flooded, other, peer) = (relay("127.0.0.1"), relay("127.0.0.1"), peer("127.0.0.1"));
+    // All of it is there before anything is looked at.
+    (0..FLOOD).for_each(|_| _ = peer.send_to(b"flood", flooded.local_addr().unwrap()).unwrap());
+    peer.send_to(b"call", other.local_addr().unwrap()).unwrap();
+    datagrams.add(TOKEN, Role::Relay, flooded).unwrap();
+    datagrams.add(Token(8), Role::Relay, other).unwrap();
+    let (mut before, mut all) = (None, 0);
+    turn_until(&mut datagrams, |_, arrival| {
+        if let Some(Arrival::Datagram(datagram)) = arrival {
+            before = before.or((datagram.token == Token(8)).then_some(all));
+            all += 1;
+        }
+        all == FLOOD + 1
+    });
+    let before = before.unwrap();
+    assert!(before < FLOOD / 2, "{before} datagrams came before the other socket had its turn");
 }
 
 fn a_run_to_one_destination_crosses_as_one_and_arrives_as_it_was<D: Datagrams>(mut datagrams: D) {
