@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 mod caller;
+mod dialler;
 #[path = "../protocol/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the protocol tests use more of it")]
 mod harness;

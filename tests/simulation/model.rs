@@ -10,6 +10,11 @@ use ferryd::stun::{AttributeType, ChannelData, Class, Message, Method, Transacti
 
 use crate::harness::{Received, Reply, secs};
 
+mod connections;
+
+use connections::Connections;
+pub(crate) use connections::Stage;
+
 const PERMISSION: Duration = secs_const(300);
 const CHANNEL: Duration = secs_const(600);
 const NONCE: Duration = secs_const(3600);
@@ -51,6 +56,8 @@ struct Allocation {
     expires_at: Duration,
     permissions: BTreeMap<IpAddr, Duration>,
     channels: BTreeMap<u16, (SocketAddr, Duration)>,
+    /// Of an allocation for TCP.
+    connections: Option<Connections>,
     traffic: [u64; 4],
     unsure: bool,
 }
@@ -136,8 +143,14 @@ impl Model {
         self.allocations.iter_mut().find(|it| it.is_of(client) && now < it.expires_at)
     }
 
+    /// Of datagrams.
     fn owner(&self, now: Duration, relay: SocketAddr) -> Option<&Allocation> {
-        self.allocations.iter().find(|it| it.relay == relay && now < it.expires_at)
+        self.owners(now, relay).find(|it| it.connections.is_none())
+    }
+
+    /// Of datagrams or of TCP.
+    fn owners(&self, now: Duration, relay: SocketAddr) -> impl Iterator<Item = &Allocation> {
+        self.allocations.iter().filter(move |it| it.relay == relay && now < it.expires_at)
     }
 
     /// An allocation has ended by something other than time.
@@ -203,12 +216,10 @@ impl Model {
             Method::Refresh => self.refresh(now, client, request, reply),
             Method::CreatePermission => self.permit(now, client, request, result),
             Method::ChannelBind => self.bind(now, client, request, result),
-            Method::Binding
-            | Method::Send
-            | Method::Data
-            | Method::Connect
-            | Method::ConnectionBind
-            | Method::ConnectionAttempt => panic!("nobody sends {method:?} here"),
+            Method::Connect | Method::ConnectionBind => {} // Who asks for these looks at the answer.
+            Method::Binding | Method::Send | Method::Data | Method::ConnectionAttempt => {
+                panic!("nobody sends {method:?} here")
+            }
         }
     }
 
@@ -237,7 +248,7 @@ impl Model {
             (Ok(()), None) => {
                 assert!(total == 0 || count(Duration::ZERO) < total, "beyond the quota");
                 let relay = reply.relay();
-                assert!(self.owner(now, relay).is_none(), "{relay} has two owners");
+                assert!(self.owners(now, relay).next().is_none(), "{relay} has two owners");
                 self.end(client);
                 let expires_at = now + secs(reply.lifetime().into());
                 let (client, permissions, channels) = (*client, BTreeMap::new(), BTreeMap::new());
@@ -245,6 +256,8 @@ impl Model {
                 let ticket = reply.value(AttributeType::MOBILITY_TICKET);
                 assert_eq!(ticket.is_some(), request.has(AttributeType::MOBILITY_TICKET));
                 let mobility = Mobility { ticket, ..Mobility::default() };
+                let transport = request.attribute(AttributeType::REQUESTED_TRANSPORT).expect("REQUESTED-TRANSPORT");
+                let connections = (transport.value[0] == 6).then(Connections::default);
                 let made = Allocation {
                     client,
                     mobility,
@@ -255,6 +268,7 @@ impl Model {
                     expires_at,
                     permissions,
                     channels,
+                    connections,
                     traffic,
                     unsure,
                 };
@@ -317,8 +331,8 @@ impl Model {
         assert!(new.is_some() && new != live.mobility.ticket, "another ticket");
         let last = Some(Move { with: ticket.to_vec(), client: *client, by, at: now });
         // Who is away is heard nowhere else, and has moved at once.
-        let next = if live.mobility.away { None } else { Some(*client) };
-        live.client = if live.mobility.away { *client } else { live.client };
+        let (now_at, next) = if live.mobility.away { (*client, None) } else { (live.client, Some(*client)) };
+        live.client = now_at;
         live.mobility = Mobility { ticket: new, next, away: false, last };
         live.expires_at = now + secs(reply.lifetime().into());
     }

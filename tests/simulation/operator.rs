@@ -6,6 +6,7 @@ use ferryd::turn::{Drain, SessionFilter};
 use rand::RngExt;
 
 use crate::caller::{Caller, Phase};
+use crate::dialler::Dialler;
 use crate::harness::{Setup, World, addr};
 use crate::model::Rules;
 use crate::sim::{OPEN, Sim};
@@ -60,9 +61,14 @@ impl Sim {
                     of_worker && *phase != Phase::Over
                 };
                 let hit: Vec<usize> = (0..self.callers.len()).filter(is_hit).collect();
+                let home = |dialler: &Dialler| self.home_of(&dialler.client.at);
+                let dialler_is_hit = self.dialler.as_ref().map(home) == Some(worker);
                 self.world.fail(worker);
                 self.model.lose(worker);
                 hit.into_iter().for_each(|caller| self.restart(caller));
+                if dialler_is_hit {
+                    self.renew_dialler();
+                }
             }
             Operation::Stop => {
                 self.totals.stops += 1;
@@ -77,7 +83,7 @@ impl Sim {
 pub(crate) fn configure(setup: &mut Setup, rules: &Rules, without_users: bool) {
     setup.drain = rules.draining.then(Drain::default);
     let turn = &mut setup.turn;
-    turn.mobility = true;
+    (turn.mobility, turn.tcp_allocations) = (true, true);
     (turn.port_min, turn.port_max) = (50_000, 50_511);
     turn.peers.own_addresses = vec![rules.relay];
     turn.limits.allocations_total = rules.total;

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::caller::{Act, Browser, Caller, Party, Peer, Phase, Timer};
+use crate::dialler::{Dialler, HOST};
 use crate::harness::{BOB, Client, Received, Reply, World, addr, assert_no_leak, secs};
 use crate::model::{Flow, Model, Rules};
 use crate::network::Weather;
@@ -22,7 +23,7 @@ const RELAY: &str = "192.0.2.1";
 /// Peers on the open network.
 pub(crate) const OPEN: [&str; 6] =
     ["9.9.9.9:7000", "9.9.9.9:7001", "8.8.8.8:1", "8.8.4.4:40000", "1.1.1.1:5000", "203.0.114.9:65535"];
-const FORBIDDEN: [&str; 2] = ["10.0.0.1:80", "169.254.169.254:80"];
+pub(crate) const FORBIDDEN: [&str; 2] = ["10.0.0.1:80", "169.254.169.254:80"];
 
 /// What happens at a moment.
 #[derive(Clone, Debug)]
@@ -59,6 +60,8 @@ pub(crate) enum Event {
         caller: usize,
     },
     Operation(Operation),
+    /// The client of TCP to peers does something.
+    Dial,
     /// Somebody with other credentials on a caller's 5-tuple.
     Intruder {
         caller: usize,
@@ -78,7 +81,7 @@ pub(crate) struct Sim {
     queue: BTreeMap<(Duration, u64), Event>,
     order: u64,
     pub(crate) now: Duration,
-    end: Duration,
+    pub(crate) end: Duration,
     pub(crate) weather: Weather,
     /// Nothing goes wrong, so that every call must go well.
     calm: bool,
@@ -88,6 +91,7 @@ pub(crate) struct Sim {
     /// When each stream delivers its next bytes at the earliest: a stream keeps its order.
     pub(crate) streams: BTreeMap<(SocketAddr, bool), Duration>,
     pub(crate) without_users: bool,
+    pub(crate) dialler: Option<Dialler>,
     pub(crate) totals: Totals,
 }
 
@@ -132,12 +136,16 @@ impl Sim {
             ports: 1000,
             streams: BTreeMap::new(),
             without_users: false,
+            dialler: None,
             totals: Totals::default(),
             rng,
         };
         (0..count).for_each(|index| sim.add_caller(index, count));
         sim.introduce();
         sim.plan();
+        if !calm && sim.rng.random_bool(0.5) {
+            sim.add_dialler();
+        }
         sim
     }
 
@@ -315,6 +323,7 @@ impl Sim {
                 self.act(caller, acts);
             }
             Event::Operation(operation) => self.operate(operation),
+            Event::Dial => self.dial(),
             Event::Intruder { caller } => {
                 let mut bob = self.callers[caller].client.clone().user("bob", BOB);
                 let bytes = bob.signed(Method::Refresh, |builder| _ = builder.u32(AttributeType::LIFETIME, 0));
@@ -458,7 +467,7 @@ impl Sim {
         self.world.streams.get(at).copied().unwrap_or_else(|| self.worker_of(at))
     }
 
-    fn new_five_tuple(&mut self, host: usize, transport: Transport) -> FiveTuple {
+    pub(crate) fn new_five_tuple(&mut self, host: usize, transport: Transport) -> FiveTuple {
         self.ports += 1;
         let ip = IpAddr::V4(Ipv4Addr::new(198, 51, 100, host as u8));
         let client = ClientAddr::new(SocketAddr::new(ip, self.ports));
@@ -468,7 +477,8 @@ impl Sim {
 
 /// Everything that has arrived at any client since the last time, in the order of the clients.
 fn arrived(world: &mut World) -> Vec<(FiveTuple, Vec<u8>)> {
-    let inboxes = world.inboxes.iter_mut().filter(|(_, inbox)| !inbox.is_empty());
+    let is_dialler = |client: &FiveTuple| matches!(client.client.ip(), IpAddr::V4(ip) if ip.octets()[3] == HOST);
+    let inboxes = world.inboxes.iter_mut().filter(|(client, inbox)| !inbox.is_empty() && !is_dialler(client));
     let mut arrived: Vec<_> =
         inboxes.flat_map(|(client, inbox)| inbox.drain(..).map(move |bytes| (*client, bytes))).collect();
     arrived.sort_by_key(|(client, _)| (client.client.ip(), client.client.port()));

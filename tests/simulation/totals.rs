@@ -19,6 +19,9 @@ pub(crate) struct Totals {
     pub(crate) failures: u64,
     pub(crate) stops: u64,
     pub(crate) given_up: u64,
+    pub(crate) dialled: u64,
+    pub(crate) connections: u64,
+    pub(crate) bound: u64,
 }
 
 impl AddAssign for Totals {
@@ -38,6 +41,9 @@ impl AddAssign for Totals {
             failures,
             stops,
             given_up,
+            dialled,
+            connections,
+            bound,
         } = more;
         self.events += events;
         self.allocations += allocations;
@@ -53,6 +59,9 @@ impl AddAssign for Totals {
         self.failures += failures;
         self.stops += stops;
         self.given_up += given_up;
+        self.dialled += dialled;
+        self.connections += connections;
+        self.bound += bound;
     }
 }
 
@@ -77,9 +86,26 @@ impl Totals {
             failures,
             stops,
             given_up,
+            dialled,
+            connections,
+            bound,
         } = *self;
         assert!(events > 100 * seeds && allocations > seeds && relayed > 10 * seeds, "{self:?}");
-        let rare = [refused, lost, rebound, moves, stream_moves, reloads, evictions, failures, stops, given_up];
+        let rare = [
+            refused,
+            lost,
+            rebound,
+            moves,
+            stream_moves,
+            reloads,
+            evictions,
+            failures,
+            stops,
+            given_up,
+            dialled,
+            connections,
+            bound,
+        ];
         assert!(drains > 0 || seeds < 1000, "{self:?}");
         assert!(rare.iter().all(|count| *count > seeds / 50), "{self:?}");
     }
