@@ -164,13 +164,13 @@ pub struct Limits {
     /// Requests without a valid nonce that one source is answered a second over UDP, those that are followed by an
     /// authenticated Allocate not counted. 0 is no limit.
     ///
-    /// So it bounds who never authenticates: probes, the misconfigured, and forged sources, which get at most 1000 x 112
-    /// bytes = 112 kB/s, twice of what the forger has sent.
+    /// So it bounds who never authenticates: probes, the misconfigured, and forged sources, which get at most 1000 x 136
+    /// bytes = 136 kB/s by 401, twice of what the forger has sent.
     pub challenges_per_second: u32,
     /// The same for all sources together. 0 is no limit.
     ///
     /// A flood from forged sources, a new one for each request, costs the server an answer for 50,000 a second (about a
-    /// tenth of a core) and 5.6 MB/s at most.
+    /// tenth of a core) and 6.8 MB/s at most.
     pub challenges_total_per_second: u32,
     /// Wrong credentials of one source and username that are answered a second. Right ones always are. 0 is no limit.
     pub failures_per_second: u32,
