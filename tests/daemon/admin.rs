@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::certificate::Certificate;
 use crate::client::Client;
 use crate::ferryd::{Ferryd, refused, run};
+use crate::place;
 
 /// What a verb prints with `--json`.
 pub(crate) fn json(ferryd: &Ferryd, arguments: &[&str]) -> Value {
@@ -73,7 +74,7 @@ fn assert_fits(schemas: &Value, schema: &Value, value: &Value, place: &str) {
 
 /// A client with a channel to a peer, and some packets both ways: 3 of 100 bytes out, 2 of 10 bytes back.
 pub(crate) fn call(mut client: Client) -> (Client, UdpSocket) {
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = place::peer();
     let relayed = client.allocate();
     client.bind_channel(0x4000, peer.local_addr().unwrap()).unwrap();
     for _ in 0..3 {

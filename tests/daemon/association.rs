@@ -11,6 +11,7 @@ use openssl::x509::X509;
 
 use crate::PATIENCE;
 use crate::certificate::Certificate;
+use crate::place;
 
 /// How long the socket waits before OpenSSL looks at its timers.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,7 +67,8 @@ pub(crate) fn trusting(certificate: &Certificate) -> SslContextBuilder {
 
 /// A socket of its own, which hears nobody but the server.
 pub(crate) fn socket(server: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
+    let here = if place::namespace().is_some() { place::here().into() } else { server.ip() };
+    let socket = UdpSocket::bind((here, 0)).unwrap();
     socket.connect(server).unwrap();
     socket
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -52,14 +53,14 @@ impl Config {
         config.set("workers", 2);
         config.set("relay.addresses", format!("[\"{}\"]", config.ip));
         config.set("auth.user", format!("[{{ name = \"{ALICE}\", password = \"{PASSWORD}\" }}]"));
-        config.set("peers.allow", "[\"127.0.0.0/8\", \"::1\"]");
+        config.set("peers.allow", "[\"127.0.0.0/8\", \"::1\", \"10.77.0.0/24\", \"172.31.255.0/29\"]");
         // The same tests run on every back end: tests/run sets it.
         if let Ok(backend) = std::env::var("FERRY_TEST_BACKEND") {
             config.text("data-path.backend", backend);
         }
         // And with the kernel path forced: it takes every channel between clients and peers on loopback.
         if let Ok(offload) = std::env::var("FERRY_TEST_OFFLOAD") {
-            config.text("data-path.offload", offload).set("data-path.offload-interfaces", "[\"lo\"]");
+            offload_by(&mut config, &offload);
         }
         config
     }
@@ -107,6 +108,12 @@ impl Config {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         path
     }
+}
+
+/// Has the kernel carry every channel of clients and peers here.
+pub(crate) fn offload_by(config: &mut Config, method: &str) {
+    let interfaces = format!("[\"{}\"]", place::interface());
+    config.text("data-path.offload", method).set("data-path.offload-interfaces", interfaces);
 }
 
 /// A ferryd that is killed when it is dropped.
@@ -228,6 +235,11 @@ pub(crate) fn run(arguments: &[&str]) -> Ended {
 /// The binary under test, in an environment that configures nothing.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferryd"));
+    if let Some(namespace) = place::namespace() {
+        let namespace = File::open(namespace).unwrap();
+        // SAFETY: one system call is all that it does between fork and exec.
+        unsafe { command.pre_exec(move || place::enter(&namespace)) };
+    }
     // Backtraces and coverage are the caller's business.
     let kept = |name: &str| name.starts_with("RUST_") || name.starts_with("LLVM_");
     command.args(arguments).env_clear().envs(std::env::vars().filter(|(name, _)| kept(name)));

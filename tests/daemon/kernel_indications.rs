@@ -1,12 +1,10 @@
 //! Send and Data indications in the kernel path of the running binary.
 
-use std::net::UdpSocket;
-
 use crate::client::{Client, Data};
 use crate::ferryd::Ferryd;
 use crate::kernel_path::{By, CHANNEL, Call, carried, session_of, start};
 use crate::metrics::metric;
-use crate::wait_until;
+use crate::{place, wait_until};
 
 /// `INDICATION_FLOWS_MAX`.
 const FLOWS_MAX: usize = 16;
@@ -122,7 +120,7 @@ fn an_allocation_has_a_few_flows_of_indications_and_the_unheard_give_way() {
     let Some(ferryd) = start(|_| {}) else { return };
     let mut call = Call::unbound(Client::udp(ferryd.address()), By::Indications);
     call.bind();
-    let silent: Vec<_> = (0..FLOWS_MAX + 4).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let silent: Vec<_> = (0..FLOWS_MAX + 4).map(|_| place::peer()).collect();
     for peer in &silent {
         call.client.send_by_indication(peer.local_addr().unwrap(), b"anybody there?");
     }

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use crate::certificate::Certificate;
 use crate::client::Client;
 use crate::ferryd::{Config, Ferryd};
-use crate::wait_until;
+use crate::{place, wait_until};
 
 /// Allocate and Refresh 0, so often.
 const CYCLES: usize = 300;
@@ -21,8 +21,8 @@ fn an_allocation_that_is_not_refreshed_expires_and_its_port_is_closed() {
     let (mut client, mut stream) = (Client::udp(ferryd.address()), Client::tcp(ferryd.address()));
     for client in [&mut client, &mut stream] {
         let relayed = client.allocate();
-        assert!(UdpSocket::bind(relayed).is_err());
-        wait_until("the allocation to expire", || UdpSocket::bind(relayed).is_ok());
+        assert!(place::on_its_host(move || UdpSocket::bind(relayed)).is_err());
+        wait_until("the allocation to expire", || place::on_its_host(move || UdpSocket::bind(relayed)).is_ok());
         assert_eq!(client.refresh(2), Err(437));
         // The 5-tuple is free again.
         client.allocate();
@@ -40,7 +40,7 @@ fn an_allocation_that_is_refreshed_lives_on() {
         assert_eq!(client.refresh(3600), Ok(2));
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-    assert!(UdpSocket::bind(relayed).is_err());
+    assert!(place::on_its_host(move || UdpSocket::bind(relayed)).is_err());
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_lifetime_of_zero_ends_the_allocation_at_once() {
     let relayed = client.allocate();
     assert_eq!(client.try_allocate(), Err(437), "one allocation on one 5-tuple");
     assert_eq!(client.refresh(0), Ok(0));
-    UdpSocket::bind(relayed).unwrap();
+    place::on_its_host(move || UdpSocket::bind(relayed)).unwrap();
     assert_eq!(client.refresh(0), Err(437));
     client.allocate();
 }
@@ -64,7 +64,7 @@ fn a_stop_ends_every_allocation_with_its_record() {
         let ended = stop(ferryd);
         assert_eq!(ended.expect_success().stderr.matches("allocation ended").count(), 2, "{}", ended.stderr);
         for relayed in relayed {
-            UdpSocket::bind(relayed).unwrap();
+            place::on_its_host(move || UdpSocket::bind(relayed)).unwrap();
         }
     }
 }
@@ -113,7 +113,7 @@ fn a_reserved_port_is_redeemed_by_another_client() {
         builder.attribute(AttributeType::RESERVATION_TOKEN, &token);
     });
     assert_eq!(answer.address(AttributeType::XOR_RELAYED_ADDRESS).port(), relayed.port() + 1);
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = place::peer();
     let relayed = answer.address(AttributeType::XOR_RELAYED_ADDRESS);
     crate::relaying::there_and_back(&mut second, relayed, &peer, b"the odd one");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 
 use crate::admin::call;
 use crate::certificate::Certificate;
@@ -50,7 +50,7 @@ fn the_page_counts_what_a_client_has_done() {
         with_metrics(config);
     });
     let mut client = Client::udp(ferryd.address());
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = place::peer();
     client.allocate();
     client.permit(peer.local_addr().unwrap()).unwrap();
     for _ in 0..3 {
@@ -73,7 +73,7 @@ fn the_page_counts_what_a_client_has_done() {
 
 #[test]
 fn an_expired_certificate_shows() {
-    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let metrics = SocketAddr::from((place::own_address(), place::free_port()));
     let _ferryd = Ferryd::start(|config| {
         Certificate::until(&config.directory.clone(), "ferryd", 2021).set(config);
         config.text("metrics.address", metrics);
@@ -85,7 +85,7 @@ fn an_expired_certificate_shows() {
 
 #[test]
 fn nothing_but_the_page_and_the_readiness_is_there() {
-    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let metrics = SocketAddr::from((place::own_address(), place::free_port()));
     let _ferryd = Ferryd::start(|config| _ = config.text("metrics.address", metrics));
     assert!(get(metrics, "/ready").starts_with("HTTP/1.1 200"));
     assert!(get(metrics, "/").starts_with("HTTP/1.1 404"));
@@ -98,7 +98,7 @@ fn an_address_that_is_none_is_told() {
 
 #[test]
 fn what_is_relayed_is_counted_while_the_calls_are_up_byte_for_byte() {
-    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let metrics = SocketAddr::from((place::own_address(), place::free_port()));
     let ferryd = Ferryd::start(|config| {
         Certificate::configured(config);
         config.text("metrics.address", metrics);
@@ -171,7 +171,7 @@ fn what_the_kernel_drops_for_a_full_buffer_is_counted() {
     assert_eq!(metric(&ferryd, drops), 0);
     // While nobody reads, the queue of strangers holds some 450.
     ferryd.signal(libc::SIGSTOP);
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = place::peer();
     let sent = 8000;
     for _ in 0..sent {
         socket.send_to(&crate::client::binding_request(), ferryd.address()).unwrap();

@@ -11,7 +11,7 @@ use crate::certificate::Certificate;
 use crate::client::{Answer, Client, Data, udp_transport};
 use crate::ferryd::{ALICE, Config, Ferryd, PASSWORD};
 use crate::wire::Wire;
-use crate::{PATIENCE, wait_until};
+use crate::{PATIENCE, place, wait_until};
 
 /// With so many workers a new 5-tuple is another worker's three times of four.
 const WORKERS: u32 = 4;
@@ -43,7 +43,7 @@ pub(crate) fn come_back(client: &mut Client, ticket: &[u8]) -> Answer {
 }
 
 fn peer() -> UdpSocket {
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = place::peer();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
     peer
 }
@@ -143,7 +143,7 @@ fn the_client_of_coturn_moves() {
         config.set("extensions.mobility", true).set("workers", WORKERS).text("log.level", "debug");
         config.set("compatibility.channels-above-4fff", true);
     });
-    let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let echo = place::peer();
     let peer = echo.local_addr().unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
@@ -158,7 +158,7 @@ fn the_client_of_coturn_moves() {
         let output = Command::new("turnutils_uclient")
             .args(transport)
             .args(["-M", "-c", "-n", "5", "-m", "4", "-u", ALICE, "-w", PASSWORD])
-            .args(["-e", "127.0.0.1", "-r", &peer_port, "-p", &port, &ip])
+            .args(["-e", &place::here().to_string(), "-r", &peer_port, "-p", &port, &ip])
             .output()
             .unwrap_or_else(|error| {
                 panic!("turnutils_uclient cannot be run ({error}): install the Debian package coturn")

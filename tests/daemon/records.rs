@@ -56,7 +56,7 @@ fn a_record_equals_what_the_session_and_its_client_saw() {
         assert_eq!(ended[field], session[field], "{field}");
     }
     assert_eq!((&ended["bytes_to_peers"], &ended["bytes_to_client"]), (&300.into(), &20.into()));
-    assert_eq!(ended["peers"], serde_json::json!(["127.0.0.1"]));
+    assert_eq!(ended["peers"], serde_json::json!([place::here()]));
     assert!(ended["end"].as_u64() >= ended["start"].as_u64());
     // The line of the log has the same fields, numbers and lists as such.
     wait_until("the line of the log", || ferryd.log().contains("allocation ended"));
@@ -118,7 +118,7 @@ fn service(
     answers: &'static [&'static str],
     tls: Option<Arc<ServerConfig>>,
 ) -> (SocketAddr, Receiver<(String, Value)>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((place::here(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let (told, requests) = channel();
     std::thread::spawn(move || {
@@ -202,7 +202,7 @@ fn a_webhook_over_tls_is_verified() {
 #[test]
 fn a_webhook_that_hangs_holds_nobody_up() {
     // It accepts and says nothing.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((place::here(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let held = Arc::new(Mutex::new(Vec::new()));
     let holding = Arc::clone(&held);
@@ -211,7 +211,7 @@ fn a_webhook_that_hangs_holds_nobody_up() {
             holding.lock().unwrap().push(stream);
         }
     });
-    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let metrics = SocketAddr::from((place::own_address(), place::free_port()));
     let ferryd = Ferryd::start(|config| {
         config.text("sessions.webhook", format!("http://{address}/")).text("metrics.address", metrics);
     });

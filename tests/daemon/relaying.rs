@@ -7,13 +7,13 @@ use ferryd::stun::{AttributeType, Builder, Method};
 use crate::certificate::Certificate;
 use crate::client::{Client, Data, udp_transport};
 use crate::ferryd::Ferryd;
-use crate::kernel_path;
+use crate::{kernel_path, place};
 
 /// The longest UDP payload over IPv4.
 const DATAGRAM_MAX: usize = 65_507;
 
 fn peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = place::peer();
     socket.set_read_timeout(Some(crate::PATIENCE)).unwrap();
     socket
 }
@@ -90,7 +90,7 @@ fn a_peer_without_a_permission_is_not_heard_and_not_reached() {
     let ferryd = Ferryd::start(|_| {});
     let mut client = Client::udp(ferryd.address());
     let (relayed, permitted) = (client.allocate(), peer());
-    let stranger = UdpSocket::bind("127.0.0.3:0").unwrap();
+    let stranger = UdpSocket::bind((place::elsewhere(), 0)).unwrap();
     stranger.set_nonblocking(true).unwrap();
     client.permit(permitted.local_addr().unwrap()).unwrap();
     client.send_by_indication(stranger.local_addr().unwrap(), b"unasked");

@@ -1,13 +1,11 @@
 //! SIGHUP: what changes under running calls, what does not, and what a wrong configuration leaves as it was.
 
-use std::net::UdpSocket;
-
 use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret};
 
 use crate::certificate::Certificate;
 use crate::client::{Client, User};
 use crate::ferryd::{Ferryd, PASSWORD};
-use crate::wait_until;
+use crate::{place, wait_until};
 
 fn one_user(name: &str) -> String {
     format!("[{{ name = \"{name}\", password = \"{PASSWORD}\" }}]")
@@ -17,7 +15,7 @@ fn one_user(name: &str) -> String {
 fn a_user_who_is_taken_out_keeps_the_call_and_starts_no_other() {
     let mut ferryd = Ferryd::start(|_| {});
     let mut alice = Client::udp(ferryd.address());
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = place::peer();
     alice.allocate();
     alice.permit(peer.local_addr().unwrap()).unwrap();
     let log = ferryd.reload(|config| _ = config.set("auth.user", one_user("bob")));
