@@ -5,8 +5,6 @@ import signal
 import time
 from collections.abc import Iterator
 
-from .browser import CHROMIUM
-from .browser_cases import UDP, relayed_call
 from .capture import Capture
 from .cases import Rig, case, require
 from .credentials import time_limited
@@ -355,11 +353,3 @@ def what_the_host_translates_stays_with_the_sockets(rig: Rig) -> None:
 def counted() -> int:
     rules = run_in(SERVER, ["nft", "list", "table", "inet", "stateful"])
     return int(rules.split("counter packets ")[1].split()[0])
-
-
-@case
-def a_chromium_call_runs_in_the_kernel(rig: Rig) -> None:
-    with offloaded(rig) as server:
-        relayed_call(rig, CHROMIUM, CHROMIUM, UDP)
-        to_client = carried(server, "to_client")
-        require(to_client >= CALL_PACKETS, f"the kernel carried {to_client} packets of the call")

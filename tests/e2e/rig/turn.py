@@ -11,16 +11,19 @@ import ipaddress
 import os
 import socket
 import struct
+import zlib
 from collections.abc import Iterator
 
 from .credentials import REALM, Credential
 from .stun import HEADER, MAGIC_COOKIE
 
+SEND_INDICATION, DATA_INDICATION = 0x0016, 0x0017
 ALLOCATE, REFRESH, CREATE_PERMISSION, CHANNEL_BIND = 0x0003, 0x0004, 0x0008, 0x0009
 SUCCESS, ERROR = 0x0100, 0x0110
 USERNAME, INTEGRITY, ERROR_CODE, CHANNEL_NUMBER, LIFETIME = 0x0006, 0x0008, 0x0009, 0x000C, 0x000D
 PEER_ADDRESS, REALM_NAME, NONCE, RELAYED_ADDRESS = 0x0012, 0x0014, 0x0015, 0x0016
 ADDRESS_FAMILY, REQUESTED_TRANSPORT = 0x0017, 0x0019
+DATA, FINGERPRINT, FINGERPRINT_MASK = 0x0013, 0x8028, 0x5354554E
 CLONE_NEWNET = 0x40000000
 # A retransmission after this; answers take milliseconds.
 ANSWER_SECONDS = 1
@@ -103,6 +106,26 @@ class Client:
         if len(message) != 4 + size:
             raise AssertionError(f"{size} bytes of data in a message of {len(message)}")
         return channel, message[4:]
+
+    def indicate(self, peer: Address, data: bytes, fingerprint: bool) -> None:
+        """A Send indication, as Firefox writes it with a FINGERPRINT and Chromium without."""
+        transaction = os.urandom(12)
+        body = attribute(PEER_ADDRESS, write_address(peer, transaction)) + attribute(DATA, data)
+        message = HEADER.pack(SEND_INDICATION, len(body) + 8 * fingerprint, MAGIC_COOKIE, transaction) + body
+        if fingerprint:
+            message += attribute(FINGERPRINT, struct.pack("!I", zlib.crc32(message) ^ FINGERPRINT_MASK))
+        self.socket.sendto(message, self.server)
+
+    def receive_indication(self) -> tuple[Address, bytes]:
+        """The next Data indication: its peer and its data."""
+        message = self.socket.recv(65536)
+        kind, size, cookie, transaction = HEADER.unpack_from(message)
+        if (kind, size, cookie) != (DATA_INDICATION, len(message) - HEADER.size, MAGIC_COOKIE):
+            raise AssertionError(f"a message of {len(message)} bytes begins with {message[:HEADER.size].hex()}")
+        found = read_attributes(message[HEADER.size :])
+        if list(found) != [PEER_ADDRESS, DATA]:
+            raise AssertionError(f"a Data indication with the attributes {list(found)}")
+        return read_address(found[PEER_ADDRESS], transaction), found[DATA]
 
     def close(self) -> None:
         self.socket.close()
