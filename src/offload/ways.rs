@@ -21,6 +21,9 @@ pub(super) const INTERVAL: Duration = Duration::from_millis(500);
 /// Neighbours that XDP sends to are confirmed this often: the kernel itself sees none of that traffic.
 const CONFIRMATION: Duration = Duration::from_secs(10);
 
+/// What the length of an IPv4 packet can say, which is one less than loopback's MTU.
+const PACKET_MAX: u32 = 65_535;
+
 /// Which of a flow's two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Direction {
@@ -214,7 +217,7 @@ impl Ways {
         let route = self.netlink.route(from, to).ok()??;
         let is_way = |link: &Link| link.is_up && (link.is_ethernet || link.is_loopback && self.with_loopback);
         let link = self.links.get(&route.ifindex).filter(|link| is_way(link))?;
-        let mtu = link.mtu.min(route.mtu.unwrap_or(u32::MAX));
+        let mtu = link.mtu.min(route.mtu.unwrap_or(u32::MAX)).min(PACKET_MAX);
         let next_hop = route.gateway.unwrap_or(to);
         let mut way = Way { ifindex: route.ifindex, mtu, next_hop: NextHop::new(next_hop), ..Way::default() };
         if !self.with_xdp.contains(&link.ifindex) {
