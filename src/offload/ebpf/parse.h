@@ -49,6 +49,9 @@ INLINE void parse_send(struct packet *packet, u32 *words, void *end)
 	u32 family = words[6] & 0xffff;
 	send->port = words[6] >> 16 ^ COOKIE;
 	send->peer[0] = words[7] ^ COOKIE;
+	send->peer[1] = send->peer[2] = send->peer[3] = 0;
+	send->is_v6 = 0;
+	send->sum = 0;
 #pragma unroll
 	for (int word = 0; word < 9; word++)
 		send->sum += words[word];
@@ -91,6 +94,8 @@ INLINE void parse_back(struct send *send, const struct tail *tail)
 /* 0 when this is a datagram for the maps to know; `len` is that of the frame. */
 INLINE int parse(struct packet *packet, void *data, void *end, u32 len)
 {
+	packet->key = (struct key){};
+	packet->send.front = packet->send.back = packet->first = 0;
 	struct ethernet *ethernet = data;
 	if ((void *)(ethernet + 1) > end || ethernet->to[0] & 1)
 		return -1;

@@ -14,7 +14,7 @@ SECTION("classifier") int ferryd_tc(struct __sk_buff *skb)
 	u32 headers = sizeof(struct ethernet) + sizeof(struct ip6) + sizeof(struct udp) + OF_DATA6;
 	if ((void *)(u64)skb->data + headers > (void *)(u64)skb->data_end)
 		skb_pull_data(skb, skb->len < headers ? skb->len : headers);
-	struct packet packet = {};
+	struct packet packet;
 	if (parse(&packet, (void *)(u64)skb->data, (void *)(u64)skb->data_end, skb->len))
 		return TC_NEXT;
 	if (packet.send.front && packet.send.back)
@@ -39,7 +39,7 @@ SECTION("classifier") int ferryd_tc(struct __sk_buff *skb)
 SECTION("xdp") int ferryd_xdp(struct xdp_md *xdp)
 {
 	void *data = (void *)(u64)xdp->data, *end = (void *)(u64)xdp->data_end;
-	struct packet packet = {};
+	struct packet packet;
 	if (parse(&packet, data, end, end - data))
 		return XDP_PASS;
 	if (packet.send.front && packet.send.back)
