@@ -10,6 +10,11 @@ use clap::Args;
 use tokio::net::TcpStream;
 
 mod connection;
+#[cfg(feature = "dtls")]
+mod dtls;
+#[cfg(not(feature = "dtls"))]
+#[path = "probe/dtls_absent.rs"]
+mod dtls;
 mod framing;
 mod relay;
 #[cfg(test)]
@@ -26,7 +31,10 @@ use words::Failure;
 #[group(skip)]
 pub(super) struct Arguments {
     // As a doc comment, its brackets would be links.
-    #[arg(value_name = "URL", help = "turn:HOST[:PORT][?transport=udp|tcp], turns:HOST[:PORT] or stun:HOST[:PORT]")]
+    #[arg(
+        value_name = "URL",
+        help = "turn:HOST[:PORT][?transport=udp|tcp], turns: in the same forms, or stun:HOST[:PORT]"
+    )]
     url: String,
 
     /// The username; `ferryd credential` mints one
@@ -101,7 +109,7 @@ fn time_words(duration: Duration) -> String {
 async fn probe(url: &Url, arguments: &Arguments, print: &mut dyn FnMut(&Line)) -> Result<(), Failure> {
     let addresses = resolve(url, print).await?;
     let trust = match url.carrier {
-        Carrier::Tls => Some(tls::Trust::read(arguments.ca.as_deref(), arguments.insecure)?),
+        Carrier::Tls | Carrier::Dtls => Some(tls::Trust::read(arguments.ca.as_deref(), arguments.insecure)?),
         Carrier::Udp | Carrier::Tcp => None,
     };
     let credentials = match (&arguments.username, &arguments.password) {
@@ -182,8 +190,15 @@ impl Dial<'_> {
     }
 
     async fn connect(&self, address: SocketAddr, print: &mut dyn FnMut(&Line)) -> Result<Connection, Failure> {
-        if self.url.carrier == Carrier::Udp {
-            return Connection::udp(address, &self.credentials).await;
+        match (self.url.carrier, &self.trust) {
+            (Carrier::Udp, _) => return Connection::udp(address, &self.credentials).await,
+            (Carrier::Dtls, Some(trust)) => {
+                let started = Instant::now();
+                let (session, ends, found) = dtls::connect(&self.url.host, address, trust).await?;
+                print(&Line { step: "dtls", found, took: Some(started.elapsed()) });
+                return Connection::dtls(session, ends, &self.credentials).await;
+            }
+            (Carrier::Dtls | Carrier::Tcp | Carrier::Tls, _) => {}
         }
         let failure = |error: &io::Error| Failure::connection(address, error);
         let started = Instant::now();

@@ -43,6 +43,42 @@ fn a_probe_trusts_the_certificate_that_it_is_given() {
     assert!(ended.expect_success().stdout.contains("10 of 10 packets"), "{ended:#?}");
 }
 
+#[cfg(feature = "dtls")]
+#[test]
+fn a_probe_over_dtls_passes_and_trusts_as_one_over_tls_does() {
+    let ferryd = Ferryd::start(|config| {
+        Certificate::configured(config);
+        config.unset("peers.allow");
+        let address = format!("*:{}", config.port);
+        config.listen(&[(&address, "udp")]);
+    });
+    let certificate = Certificate::of(&ferryd.config);
+    let (ca, user) = (certificate.certificate.to_str().unwrap(), alice());
+    let named = format!("turns:localhost:{}?transport=udp", ferryd.config.port);
+    let ended = probe(&named, &user, &["--ca", ca]);
+    let stdout = &ended.expect_success().stdout;
+    for words in ["DTLS 1.2, localhost for ", "10 of 10 packets there and back by channels"] {
+        assert!(stdout.contains(words), "{ended:#?}");
+    }
+    probe(&named, &user, &[]).expect_failure(1, &["dtls: ", "is not trusted"]);
+    let address = format!("turns:{}?transport=udp", ferryd.address());
+    probe(&address, &user, &["--ca", ca]).expect_failure(1, &["the certificate is for localhost, not for"]);
+    let ended = probe(&address, &user, &["--insecure"]);
+    assert!(ended.expect_success().stdout.contains("10 of 10 packets"), "{ended:#?}");
+    probe(&address, &User::new(ALICE, "wrong"), &["--insecure"]).expect_failure(1, &["401"]);
+    let dead = ferryd.address();
+    ferryd.stop().expect_success();
+    probe(&address, &user, &["--insecure"]).expect_failure(1, &[&format!("{dead} is closed for udp")]);
+}
+
+#[cfg(feature = "dtls")]
+#[test]
+fn a_probe_over_dtls_tells_of_a_listener_that_speaks_none() {
+    let ferryd = Ferryd::start(|_| {});
+    let address = format!("turns:{}?transport=udp", ferryd.address());
+    probe(&address, &alice(), &["--insecure"]).expect_failure(1, &["nothing answers dtls on", "probed by turn:"]);
+}
+
 #[test]
 fn a_probe_fails_in_words_for_a_wrong_password_and_a_dead_port() {
     let ferryd = Ferryd::start(|_| {});

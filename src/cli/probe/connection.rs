@@ -15,6 +15,7 @@ use turn::client::{Client, ClientConfig};
 use webrtc_util::Conn;
 
 use super::STEP_TIMEOUT;
+use super::dtls::Session;
 use super::framing;
 use super::url::Carrier;
 use super::words::Failure;
@@ -43,6 +44,7 @@ impl Seen {
 /// A client and its connection.
 pub(super) struct Connection {
     pub(super) client: Client,
+    wire: Arc<Wire>,
     seen: watch::Receiver<Seen>,
     address: SocketAddr,
     carrier: Carrier,
@@ -56,20 +58,15 @@ pub(super) struct Credentials {
 }
 
 impl Connection {
-    /// Over UDP, connected so that closed ports are heard of.
+    /// Over UDP.
     pub(super) async fn udp(address: SocketAddr, credentials: &Credentials) -> Result<Self, Failure> {
-        let any: SocketAddr = match address {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let opened = async {
-            let socket = UdpSocket::bind(any).await?;
-            socket.connect(address).await?;
-            let local = socket.local_addr()?;
-            Ok((socket, local))
-        };
-        let (socket, local) = opened.await.map_err(|error: io::Error| Failure::connection(address, &error))?;
-        Self::over(Channel::Udp(socket), Ends { local, address }, Carrier::Udp, credentials).await
+        let (socket, ends) = udp_socket(address).await?;
+        Self::over(Channel::Udp(socket), ends, Carrier::Udp, credentials).await
+    }
+
+    /// Over an association that is established.
+    pub(super) async fn dtls(session: Session, ends: Ends, credentials: &Credentials) -> Result<Self, Failure> {
+        Self::over(Channel::Dtls(session), ends, Carrier::Dtls, credentials).await
     }
 
     /// Over a byte stream that is ready for messages.
@@ -86,6 +83,7 @@ impl Connection {
 
     async fn over(channel: Channel, ends: Ends, carrier: Carrier, credentials: &Credentials) -> Result<Self, Failure> {
         let (tell, seen) = watch::channel(Seen::default());
+        let wire = Arc::new(Wire { channel, ends, tell });
         let config = ClientConfig {
             stun_serv_addr: ends.address.to_string(),
             turn_serv_addr: ends.address.to_string(),
@@ -94,7 +92,7 @@ impl Connection {
             realm: String::new(),
             software: String::new(),
             rto_in_ms: 0,
-            conn: Arc::new(Wire { channel, ends, tell }),
+            conn: Arc::<Wire>::clone(&wire),
             vnet: None,
         };
         let started = async {
@@ -103,7 +101,7 @@ impl Connection {
             Ok(client)
         };
         let client = started.await.map_err(|error: turn::Error| Failure::new("connection", error.to_string()))?;
-        Ok(Self { client, seen, address: ends.address, carrier })
+        Ok(Self { client, wire, seen, address: ends.address, carrier })
     }
 
     /// A Binding request: this client's address as the server sees it.
@@ -155,7 +153,25 @@ impl Connection {
     pub(super) async fn close(&self) {
         // The client has nothing left to say.
         let _ = self.client.close().await;
+        if let Channel::Dtls(session) = &self.wire.channel {
+            session.close().await;
+        }
     }
+}
+
+/// A socket, connected so that closed ports are heard of.
+pub(super) async fn udp_socket(address: SocketAddr) -> Result<(UdpSocket, Ends), Failure> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let opened = async {
+        let socket = UdpSocket::bind(any).await?;
+        socket.connect(address).await?;
+        let local = socket.local_addr()?;
+        Ok((socket, Ends { local, address }))
+    };
+    opened.await.map_err(|error: io::Error| Failure::connection(address, &error))
 }
 
 /// The two ends of a connection.
@@ -177,6 +193,7 @@ struct Reading {
 
 enum Channel {
     Udp(UdpSocket),
+    Dtls(Session),
     Stream { reading: Mutex<Reading>, writing: Mutex<WriteHalf<Pin<Box<dyn Stream>>>> },
 }
 
@@ -199,6 +216,7 @@ impl Wire {
                     received => return received,
                 }
             },
+            Channel::Dtls(session) => session.receive(buffer).await,
             Channel::Stream { reading, .. } => {
                 let Reading { reader, received } = &mut *reading.lock().await;
                 loop {
@@ -224,6 +242,7 @@ impl Wire {
                 }
                 sent => return sent,
             },
+            Channel::Dtls(session) => session.send(message).await?,
             Channel::Stream { writing, .. } => {
                 let mut writer = writing.lock().await;
                 writer.write_all(&framing::on_stream(message)).await?;

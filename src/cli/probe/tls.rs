@@ -43,6 +43,38 @@ impl Trust {
         })?;
         Ok(Self { provider, verifier: Some(verifier) })
     }
+
+    /// Judges a chain, the server's own certificate first, as a handshake of TLS does; returns what it says in words.
+    #[cfg(feature = "dtls")]
+    pub(super) fn judge(
+        &self,
+        step: &'static str,
+        host: &str,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<String, Failure> {
+        let [certificate, intermediates @ ..] = chain else {
+            return Err(Failure::new(step, "the server shows no certificate"));
+        };
+        let content = CertificateContent::parse(certificate).ok();
+        if let Some(verifier) = &self.verifier {
+            let name = server_name(step, host)?;
+            let verified = verifier.verify_server_cert(certificate, intermediates, &name, &[], UnixTime::now());
+            verified.map_err(|error| {
+                let words = if let rustls::Error::InvalidCertificate(reason) = &error {
+                    certificate_words(reason, host, content.as_ref())
+                } else {
+                    format!("the certificate is refused ({error})")
+                };
+                Failure::new(step, words)
+            })?;
+        }
+        Ok(agreed_words(content.as_ref(), SystemTime::now()))
+    }
+}
+
+fn server_name(step: &'static str, host: &str) -> Result<ServerName<'static>, Failure> {
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| Failure::new(step, format!("{host} cannot stand in a certificate")))
 }
 
 /// Completes the handshake; returns the stream and what was agreed on.
@@ -52,8 +84,7 @@ pub(super) async fn handshake(
     address: SocketAddr,
     trust: &Trust,
 ) -> Result<(TlsStream<TcpStream>, String), Failure> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| Failure::new(STEP, format!("{host} cannot stand in a certificate")))?;
+    let name = server_name(STEP, host)?;
     let watcher = Arc::new(Watcher { trust: trust.clone(), shown: Mutex::new(None) });
     let config = ClientConfig::builder_with_provider(Arc::clone(&trust.provider))
         .with_safe_default_protocol_versions()

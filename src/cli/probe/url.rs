@@ -8,6 +8,8 @@ pub(super) enum Carrier {
     Udp,
     Tcp,
     Tls,
+    /// RFC 7350.
+    Dtls,
 }
 
 /// A server to probe.
@@ -24,7 +26,7 @@ pub(super) struct Url {
 impl Url {
     /// Parses a URL, or says what is wrong with it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let forms = "expected turn:HOST[:PORT][?transport=udp|tcp], turns:HOST[:PORT] or stun:HOST[:PORT]";
+        let forms = "expected turn:HOST[:PORT][?transport=udp|tcp], turns: in the same forms, or stun:HOST[:PORT]";
         let Some((scheme, rest)) = text.split_once(':') else {
             return Err(format!("\"{text}\" has no scheme, {forms}"));
         };
@@ -41,13 +43,9 @@ impl Url {
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
         let carrier = match (query, secure) {
             ("" | "transport=tcp", true) => Carrier::Tls,
+            ("transport=udp", true) => Carrier::Dtls,
             ("" | "transport=udp", false) => Carrier::Udp,
             ("transport=tcp", false) => Carrier::Tcp,
-            ("transport=udp", true) => {
-                return Err("TLS over UDP (DTLS) is not probed, as no browser speaks it to TURN servers: write \
-                            transport=tcp"
-                    .to_owned());
-            }
             _ => return Err(format!("\"?{query}\" is unknown, expected ?transport=udp or ?transport=tcp")),
         };
         let default_port = if secure { TLS_PORT } else { PORT };
@@ -88,6 +86,7 @@ mod tests {
         assert_eq!(parsed("turn:192.0.2.1:80?transport=tcp"), ("192.0.2.1".into(), 80, Carrier::Tcp, true));
         assert_eq!(parsed("turns:[2001:db8::1]"), ("2001:db8::1".into(), 5349, Carrier::Tls, true));
         assert_eq!(parsed("turns:a:443?transport=tcp"), ("a".into(), 443, Carrier::Tls, true));
+        assert_eq!(parsed("turns:a?transport=udp"), ("a".into(), 5349, Carrier::Dtls, true));
         assert_eq!(parsed("stun:[::1]:1"), ("::1".into(), 1, Carrier::Udp, false));
     }
 
@@ -97,7 +96,6 @@ mod tests {
         assert!(words("a.example").contains("has no scheme"));
         assert!(words("https:a").contains("no scheme of STUN or TURN"));
         assert_eq!(words("turn://a:1"), "there is no // in such URLs: write turn:a:1");
-        assert!(words("turns:a?transport=udp").contains("DTLS"));
         assert!(words("turn:a?transport=sctp").contains("expected ?transport=udp"));
         for bad in ["turn:", "turn::1", "turn:a:0", "turn:a:x", "turn:2001:db8::1", "turn:[::1", "turn:[::1]1"] {
             assert!(words(bad).contains("is no host and port"), "{bad}");

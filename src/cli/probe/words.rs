@@ -60,6 +60,7 @@ impl Failure {
                  the address"
             ),
             Carrier::Tcp => format!("{address} takes tcp but answers no STUN; another service may own the port"),
+            Carrier::Dtls => format!("{address} takes DTLS but answers no STUN; another service may own the port"),
             Carrier::Tls => format!("{address} takes TLS but answers no STUN; another service may own the port"),
         };
         Self::new(step, words)
