@@ -134,6 +134,11 @@ impl Endpoint {
         Ok(self.exchange("POST", &self.url.path, body, None, patience)?.0)
     }
 
+    /// Asks for nothing but an answer: by HEAD, which changes nothing (RFC 9110 section 9.2.1). Returns its status.
+    pub fn knock(&self, patience: Duration) -> io::Result<u16> {
+        Ok(self.exchange("HEAD", &self.url.path, "", None, patience)?.0)
+    }
+
     /// Sends a request and reads the answer to its end: the status and the body of at most `len_max` bytes.
     pub fn request(
         &self,

@@ -22,7 +22,7 @@ const QUEUE_MAX: usize = 4096;
 /// Events of one request.
 const BATCH_MAX: usize = 100;
 /// For one attempt, from the connection to the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Attempts for one batch; between them 1, 2, 4 and 8 seconds.
 const ATTEMPTS: u32 = 5;
 /// What a stop waits for the service.

@@ -1,6 +1,7 @@
 //! `doctor` on this host: what it finds differs, what it says of ferryd's own things does not.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use serde_json::Value;
 
@@ -36,6 +37,61 @@ fn a_server_that_runs_is_no_obstacle_to_itself() {
     let text = ferryd.verb(&["doctor"]);
     assert!(text.expect_success().stdout.contains("\nok       listener       udp+dtls "), "{}", text.stdout);
     assert!(text.stdout.lines().last().unwrap().starts_with("0 bad, "), "{}", text.stdout);
+}
+
+/// What a service says to one request.
+type Says = fn(&mut TcpStream);
+
+/// The verdict and the words on a webhook, and what the service was sent.
+fn webhook_examined(says: Option<Says>) -> (Ended, String, String, String) {
+    let (ip, port) = (place::own_address(), place::free_port());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ferryd.toml");
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = service.local_addr().unwrap();
+    let text = format!(
+        "listener = [{{ address = \"{ip}:{port}\", transport = \"udp\" }}]\nrelay.addresses = [\"{ip}\"]\n\
+         sessions.webhook = \"http://{at}/turn/a-secret\"\n",
+    );
+    std::fs::write(&file, text).unwrap();
+    let told = std::thread::spawn(move || {
+        let Some(says) = says else { return String::new() };
+        let (mut stream, _) = service.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut bytes = [0; 1000];
+            let count = stream.read(&mut bytes).unwrap();
+            assert!(count > 0, "a whole request");
+            request.extend_from_slice(&bytes[..count]);
+        }
+        says(&mut stream);
+        String::from_utf8(request).unwrap()
+    });
+    if says.is_none() {
+        // Its port is closed before anybody asks.
+        while !told.is_finished() {
+            std::thread::yield_now();
+        }
+    }
+    let ended = run(&["doctor", "--json", "--config", file.to_str().unwrap()]);
+    let [(verdict, found)] = <[_; 1]>::try_from(findings(&ended, "webhook")).unwrap();
+    (ended, verdict, found, told.join().unwrap())
+}
+
+#[test]
+fn a_web_service_is_asked_for_nothing_but_an_answer() {
+    let answers: Says = |stream| stream.write_all(b"HTTP/1.1 405 Method Not Allowed\r\n\r\n").unwrap();
+    let (ended, verdict, found, request) = webhook_examined(Some(answers));
+    assert_eq!(verdict, "ok", "{found}");
+    assert!(found.contains("answers HEAD with 405 after "), "{found}");
+    assert!(request.starts_with("HEAD /turn/a-secret HTTP/1.") && !request.contains("Content-"), "{request}");
+    assert!(!ended.stdout.contains("a-secret"), "{}", ended.stdout);
+    let (_, verdict, found, _) = webhook_examined(Some(|stream| stream.write_all(b"SSH-2.0-x\r\n").unwrap()));
+    assert_eq!(verdict, "warning");
+    assert!(found.contains("no HTTP answer; session records are lost"), "{found}");
+    let (_, verdict, found, _) = webhook_examined(None);
+    assert_eq!(verdict, "warning");
+    assert!(found.contains("refused"), "{found}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `ferryd doctor`: what on this host stands in the way of calls, each finding with a remedy.
 //!
-//! It looks and changes nothing. Nothing is sent but look-ups of names.
+//! It looks and changes nothing. Nothing is sent but look-ups of names, and a request without content (HEAD) to each web
+//! service that the configuration names.
 
 use std::fmt;
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::config::{self, HostFacts, StateAccess};
 mod files;
 mod host;
 mod network;
+mod services;
 mod sockets;
 
 #[derive(Debug, Args)]
@@ -138,6 +140,7 @@ fn examine(file: Option<&Path>) -> Result<Vec<Finding>, Vec<Finding>> {
     findings.extend(network::relay_ports(&settings.turn));
     findings.extend(network::firewall(&settings.turn));
     findings.extend(network::names(&loaded));
+    findings.extend(services::examine(settings));
     findings.extend(files::certificates(&loaded.certificates, now));
     findings.extend(files::state(settings.state_directory.as_deref()));
     findings.push(host::clock(now));
