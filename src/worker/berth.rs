@@ -112,6 +112,8 @@ impl Berth {
         self.held.forget_worker(self.id);
         self.shared.forget_worker(self.id);
         legacy.neighbours.clear();
+        // It may have seen a wake and not what it was about.
+        legacy.wake.wake();
         legacy
     }
 }

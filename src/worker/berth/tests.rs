@@ -39,6 +39,8 @@ enum Fault {
     Open,
     /// In the middle of effects: a relay socket is closed.
     Close,
+    /// In a turn that has seen the wake and not the mailbox.
+    Woken,
     /// At the head of a turn, and again while its allocations are ended.
     Ruin,
     /// The kernel refuses to wait.
@@ -73,6 +75,8 @@ impl Switch {
 struct Failing {
     inner: EpollDatagrams,
     switch: Arc<Switch>,
+    /// How often the turn has asked what has arrived.
+    asked: usize,
 }
 
 impl Datagrams for Failing {
@@ -106,6 +110,7 @@ impl Datagrams for Failing {
 
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>, rest: Option<Duration>) -> io::Result<()> {
         self.inner.wait(events, patience, rest)?;
+        self.asked = 0;
         if self.switch.trips(Fault::Wait) { Err(io::Error::other("a refusal for the test")) } else { Ok(()) }
     }
 
@@ -115,6 +120,10 @@ impl Datagrams for Failing {
             panic!("a fault for the test: the first of two");
         }
         self.switch.panic_at(Fault::Next);
+        self.asked += 1;
+        if self.asked > 1 {
+            self.switch.panic_at(Fault::Woken);
+        }
         self.inner.next()
     }
 
@@ -200,7 +209,7 @@ impl Crew {
             let legacy = Legacy { policy, commands, wake, neighbours, listeners, past };
             let switch = Arc::new(Switch(AtomicU8::new(Fault::Nowhere as u8)));
             crew.switches.push(Arc::clone(&switch));
-            let open = move || Ok(Failing { inner: EpollDatagrams::new()?, switch: Arc::clone(&switch) });
+            let open = move || Ok(Failing { inner: EpollDatagrams::new()?, switch: Arc::clone(&switch), asked: 0 });
             crew.threads.push(std::thread::spawn(move || berth.serve(berth.start(legacy, open()?)?, open)));
         }
         crew
@@ -314,7 +323,7 @@ fn everything(builder: &mut Builder<'_>) {
 
 #[test]
 fn a_worker_that_fails_ends_its_allocations_and_no_others_and_another_takes_over() {
-    for fault in [Fault::Next, Fault::Ruin, Fault::Answer, Fault::Open, Fault::Close, Fault::Wait] {
+    for fault in [Fault::Next, Fault::Woken, Fault::Ruin, Fault::Answer, Fault::Open, Fault::Close, Fault::Wait] {
         let crew = Crew::start();
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -329,7 +338,7 @@ fn a_worker_that_fails_ends_its_allocations_and_no_others_and_another_takes_over
 
         crew.fail(0, fault, || match fault {
             // The report wakes it.
-            Fault::Nowhere | Fault::Next | Fault::Ruin | Fault::Wait | Fault::Always => {}
+            Fault::Nowhere | Fault::Next | Fault::Woken | Fault::Ruin | Fault::Wait | Fault::Always => {}
             Fault::Answer => lost.send(Method::Binding, |_| {}),
             Fault::Open => {
                 let mut another = Client::of(crew.addresses[0]);
