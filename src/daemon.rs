@@ -27,6 +27,7 @@ use self::reach::{Door, Listeners, Sockets};
 use self::reload::Reload;
 use self::revocations::Store;
 use self::signals::Signals;
+use self::watch::Watch;
 use crate::auth::{Authenticator, Revocations};
 use crate::authority::Authority;
 use crate::config::{Loaded, Settings, Validity};
@@ -75,6 +76,7 @@ pub fn run(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) 
 
 fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) -> Result<(), Failure> {
     let settings = &loaded.settings.clone();
+    let watch = Watch::of(&loaded);
     tell_descriptors();
     let tls = load_tls(settings)?;
     let workers = worker_count(settings);
@@ -140,6 +142,7 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
             level,
             overlay,
             store,
+            watch,
         );
         helm.steer(&mut signals, ordered, &mut endings).await
     });

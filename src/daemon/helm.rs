@@ -72,8 +72,8 @@ impl<'a> Helm<'a> {
         level: Option<Level>,
         overlay: Overlay,
         store: Store,
+        watch: Watch,
     ) -> Self {
-        let watch = Watch::of(&reload.loaded);
         Self { reload, crew, standing, level, drain: None, overlay, store, watch }
     }
 
@@ -197,6 +197,7 @@ impl<'a> Helm<'a> {
     }
 
     fn reload(&mut self) -> Result<wire::Reloaded, Vec<String>> {
+        let before = self.watch.now();
         let result = self.reload.run(self.crew, &self.overlay);
         let problems = result.as_ref().err().cloned().unwrap_or_default();
         let settings = &self.reload.loaded.settings;
@@ -209,7 +210,7 @@ impl<'a> Helm<'a> {
         words.listeners = self.reload.listeners.words();
         drop(words);
         self.follow_level();
-        self.watch = Watch::of(&self.reload.loaded);
+        self.watch = Watch::of(&self.reload.loaded).since(before);
         result
     }
 

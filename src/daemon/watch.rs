@@ -1,5 +1,6 @@
 //! Certificates and secrets that others replace: looked at now and then, and read when they have come to rest.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub(super) enum Found {
 }
 
 impl Watch {
-    /// Watches what was read just now.
+    /// Watches what is about to be read, or was a moment ago.
     pub(super) fn of(loaded: &Loaded) -> Self {
         let stamped = |path: &PathBuf| (path.clone(), stamp(path));
         Self {
@@ -38,6 +39,27 @@ impl Watch {
             configuration: loaded.sources.file.as_ref().map(stamped),
             changing: false,
         }
+    }
+
+    /// The same files as they are now.
+    pub(super) fn now(&self) -> Self {
+        let again = |(path, _): &(PathBuf, Stamp)| (path.clone(), stamp(path));
+        Self {
+            files: self.files.iter().map(again).collect(),
+            configuration: self.configuration.as_ref().map(again),
+            changing: false,
+        }
+    }
+
+    /// Goes on from an earlier look: what has changed since then is a change, though it may have been read already.
+    pub(super) fn since(mut self, before: Self) -> Self {
+        let before: HashMap<_, _> = before.files.into_iter().chain(before.configuration).collect();
+        for (path, seen) in self.files.iter_mut().chain(&mut self.configuration) {
+            if let Some(earlier) = before.get(path) {
+                *seen = *earlier;
+            }
+        }
+        self
     }
 
     /// Looks again. A change is told at the second look that finds the same, so that nothing is read half written.
@@ -90,5 +112,24 @@ mod tests {
         fs::write(&configuration, "realm = \"x\"").unwrap();
         assert_eq!(watch.look(), Found::Nothing);
         assert_eq!(watch.look(), Found::ChangeBesideAnEdit);
+    }
+
+    #[test]
+    fn a_change_while_others_are_read_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| directory.path().join(name));
+        fs::write(&old, "a").unwrap();
+        fs::write(&new, "b").unwrap();
+        let of = |files: &[&PathBuf]| Watch {
+            files: files.iter().map(|path| ((*path).clone(), stamp(path))).collect(),
+            configuration: None,
+            changing: false,
+        };
+        let before = of(&[&old]).now();
+        fs::write(&old, "aa").unwrap();
+        let mut watch = of(&[&old, &new]).since(before);
+        assert_eq!([watch.look(), watch.look(), watch.look()], [Found::Nothing, Found::Change, Found::Nothing]);
+        let mut watch = of(&[&new]).since(watch.now());
+        assert_eq!([watch.look(), watch.look()], [Found::Nothing; 2]);
     }
 }
