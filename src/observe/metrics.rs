@@ -189,13 +189,7 @@ impl Snapshot {
         for worker in &self.workers {
             traffic.iter_mut().zip(worker.counters.traffic).for_each(|(sum, more)| *sum += more);
         }
-        let kernel = self.offload.as_ref().map(|report| report.traffic).unwrap_or_default();
-        let kernel = Traffic {
-            packets_to_peers: kernel.packets_to_peer,
-            bytes_to_peers: kernel.bytes_to_peer,
-            packets_to_client: kernel.packets_to_client,
-            bytes_to_client: kernel.bytes_to_client,
-        };
+        let kernel: Traffic = self.offload.as_ref().map(|report| report.traffic.into()).unwrap_or_default();
         let sockets =
             Transport::ALL.into_iter().zip(traffic).map(|(transport, traffic)| (transport, "sockets", traffic));
         let paths: Vec<_> = sockets.chain([(Transport::Udp, "kernel", kernel)]).collect();

@@ -218,7 +218,7 @@ impl KernelPath {
         let mut carried = session.carried;
         session.closing.iter().for_each(|closing| carried += *closing);
         session.open.values().for_each(|open| carried += offload.carried(&open.id));
-        in_all(carried)
+        carried.into()
     }
 }
 
@@ -240,14 +240,14 @@ impl Drop for KernelPath {
 }
 
 /// The kernel's counts in the words of records.
-fn in_all(
-    Traffic { packets_to_peer, bytes_to_peer, packets_to_client, bytes_to_client }: Traffic,
-) -> turn::effect::Traffic {
-    turn::effect::Traffic {
-        packets_to_peers: packets_to_peer,
-        bytes_to_peers: bytes_to_peer,
-        packets_to_client,
-        bytes_to_client,
+impl From<Traffic> for turn::effect::Traffic {
+    fn from(kernel: Traffic) -> Self {
+        Self {
+            packets_to_peers: kernel.packets_to_peer,
+            bytes_to_peers: kernel.bytes_to_peer,
+            packets_to_client: kernel.packets_to_client,
+            bytes_to_client: kernel.bytes_to_client,
+        }
     }
 }
 
@@ -405,7 +405,7 @@ impl<D: Datagrams> Worker<D> {
             Waiting::CloseRelay(relay, address) => self.close_relay(relay, address),
             Waiting::Record(mut ended) => {
                 let session = self.kernel_path.sessions.remove(&ended.allocation.pack());
-                ended.offloaded = session.map(|session| in_all(session.carried)).unwrap_or_default();
+                ended.offloaded = session.map(|session| session.carried.into()).unwrap_or_default();
                 ended.traffic += ended.offloaded;
                 let now = self.clock.now();
                 self.records.ended(now, ended);

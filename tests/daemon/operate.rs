@@ -21,7 +21,7 @@ fn a_drain_leaves_live_calls_sends_new_ones_away_and_can_be_taken_back() {
     let metrics = metrics_address();
     let ferryd = Ferryd::start(|config| _ = config.text("metrics.address", metrics));
     let (mut live, peer) = call(Client::udp(ferryd.address()));
-    let drain = json(&ferryd, &["drain", "--deadline", "1h", "--redirect", "127.0.0.1:9"]);
+    let drain = json(&ferryd, &["drain", "--deadline", "1h", "--redirect", "localhost:9"]);
     assert_eq!((&drain["cause"], &drain["allocations"]), (&"operator".into(), &1.into()));
     assert_eq!(drain["redirect"][0], "127.0.0.1:9");
     let ready = get(metrics, "/ready");
