@@ -8,7 +8,7 @@ use crate::wait_until;
 
 /// Runs a test of this file again in a namespace with nothing but loopback; true inside of it.
 fn in_a_namespace(test: &str) -> bool {
-    const MARK: &str = "FERRY_TEST_NAMESPACE";
+    const MARK: &str = "FERRY_TEST_APART";
     if std::env::var_os(MARK).is_some() {
         ip(&["link", "set", "lo", "up"]);
         return true;
