@@ -30,8 +30,8 @@ impl AcceptLimits {
     pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
     /// An office of 1000 behind one address, each with a call of two interfaces and two URLs: 1000 x 4.
     pub const CONNECTIONS_PER_SOURCE_MAX: u32 = 4000;
-    /// The descriptor limit and the quotas of allocations bound the total.
-    pub const CONNECTIONS_MAX: u32 = 0;
+    /// The descriptor limit bounds most hosts first.
+    pub const CONNECTIONS_MAX: u32 = 100_000;
     /// About 24 KiB each: 96 MiB; and more than two sources may hold, so that one cannot occupy them all.
     pub const HANDSHAKES_MAX: usize = 4096;
 }

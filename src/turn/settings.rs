@@ -141,7 +141,7 @@ pub struct Limits {
     /// Allocations of one user. 0 is no limit. The default is for names that are one person's; another limit is for those
     /// that many may share, too: static users, and time-limited ones without a name.
     pub allocations_per_user: u32,
-    /// Allocations of all clients together. 0 is no limit but ports and descriptors.
+    /// Allocations of all clients together. 0 is no limit but ports and descriptors, which bound most hosts first.
     pub allocations_total: u32,
     /// Allocations from one source prefix (IPv4 /32, IPv6 /64): offices and carriers share one. 0 is no limit.
     pub allocations_per_prefix: u32,
@@ -202,7 +202,8 @@ impl Limits {
 
     pub const DEFAULT: Self = Self {
         allocations_per_user: 100,
-        allocations_total: 0,
+        // More than six relay addresses have ports for.
+        allocations_total: 100_000,
         allocations_per_prefix: 4000,
         permissions_per_allocation: 1024,
         channels_per_allocation: 1024,
