@@ -56,12 +56,20 @@ pub(crate) struct Client {
     early: VecDeque<Vec<u8>>,
 }
 
-/// A socket on a port that no client of this process has had: an allocation outlives its client, and its 5-tuple is taken.
+/// A socket on a port that none of this process's last clients has had: an allocation outlives its client, and its 5-tuple is
+/// taken. There are some 28,000 ports to choose from, and a soak has millions of clients.
 fn fresh_socket(ip: IpAddr) -> UdpSocket {
-    static HAD: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    const REMEMBERED: usize = 20_000;
+    static HAD: Mutex<(BTreeSet<u16>, VecDeque<u16>)> = Mutex::new((BTreeSet::new(), VecDeque::new()));
     loop {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
-        if HAD.lock().unwrap().insert(socket.local_addr().unwrap().port()) {
+        let port = socket.local_addr().unwrap().port();
+        let (had, order) = &mut *HAD.lock().unwrap();
+        if had.insert(port) {
+            order.push_back(port);
+            if order.len() > REMEMBERED {
+                had.remove(&order.pop_front().unwrap());
+            }
             return socket;
         }
     }
