@@ -14,7 +14,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::turn::authorization::{Applicant, Application, Verdict};
-use crate::web::{Endpoint, Token, Trust, Url, client_config};
+use crate::web::{Ask, Endpoint, Token, Trust, Url, client_config};
 use crate::worker::{Asked, Authorizer, Command, WorkerHandle};
 
 /// Questions at a time.
@@ -211,8 +211,8 @@ impl Desk {
             "secret": secret.map(|id| id.to_string()),
         });
         let no_verdict = |words: &str| io::Error::new(io::ErrorKind::InvalidData, words.to_owned());
-        let path = &endpoint.url.path;
-        match endpoint.request("POST", path, &question.to_string(), ANSWER_LEN_MAX, patience)? {
+        let ask = Ask { method: "POST", path: &endpoint.url.path, body: &question.to_string() };
+        match endpoint.request(ask, ANSWER_LEN_MAX, patience)? {
             (200, body) => {
                 let answer: Answer = serde_json::from_slice(&body).map_err(|error| no_verdict(&error.to_string()))?;
                 let holds = answer.cache_seconds.map_or(settings.cache, Duration::from_secs).min(HOLDS_MAX);

@@ -109,6 +109,30 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// A request, without where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    /// JSON, or empty.
+    pub body: &'a str,
+}
+
+impl Ask<'_> {
+    fn of(self, host: &str, token: Option<&Token>) -> io::Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder().method(self.method).uri(self.path).header(header::HOST, host);
+        request = request.header(header::USER_AGENT, "ferryd").header(header::CONNECTION, "close");
+        if let Some(Token(token)) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if !self.body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let wrong = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        request.body(Full::from(self.body.to_owned())).map_err(wrong)
+    }
+}
+
 /// Where requests go.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -131,37 +155,23 @@ impl Endpoint {
 
     /// Posts JSON and returns the status of the answer; the rest of it is not read.
     pub fn post(&self, body: &str, patience: Duration) -> io::Result<u16> {
-        Ok(self.exchange("POST", &self.url.path, body, None, patience)?.0)
+        Ok(self.exchange(Ask { method: "POST", path: &self.url.path, body }, None, patience)?.0)
     }
 
     /// Asks for nothing but an answer: by HEAD, which changes nothing (RFC 9110 section 9.2.1). Returns its status.
     pub fn knock(&self, patience: Duration) -> io::Result<u16> {
-        Ok(self.exchange("HEAD", &self.url.path, "", None, patience)?.0)
+        Ok(self.exchange(Ask { method: "HEAD", path: &self.url.path, body: "" }, None, patience)?.0)
     }
 
     /// Sends a request and reads the answer to its end: the status and the body of at most `len_max` bytes.
-    pub fn request(
-        &self,
-        method: &str,
-        path: &str,
-        body: &str,
-        len_max: usize,
-        patience: Duration,
-    ) -> io::Result<(u16, Vec<u8>)> {
-        self.exchange(method, path, body, Some(len_max), patience)
+    pub fn request(&self, ask: Ask<'_>, len_max: usize, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
+        self.exchange(ask, Some(len_max), patience)
     }
 
-    fn exchange(
-        &self,
-        method: &str,
-        path: &str,
-        body: &str,
-        len_max: Option<usize>,
-        patience: Duration,
-    ) -> io::Result<(u16, Vec<u8>)> {
+    fn exchange(&self, ask: Ask<'_>, len_max: Option<usize>, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
         let Url { host, port, .. } = &self.url;
         let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let request = request(method, path, &name, self.token.as_ref(), body)?;
+        let request = ask.of(&name, self.token.as_ref())?;
         exchange::exchange(exchange::connect(host, *port, self.tls.clone()), request, len_max, patience)
     }
 }
@@ -169,34 +179,13 @@ impl Endpoint {
 /// The same over a socket of this host.
 pub fn request_over_socket(
     socket: &Path,
-    method: &str,
-    path: &str,
-    body: &str,
+    ask: Ask<'_>,
     len_max: usize,
     patience: Duration,
 ) -> io::Result<(u16, Vec<u8>)> {
-    let request = request(method, path, "ferryd", None, body)?;
+    let request = ask.of("ferryd", None)?;
     let connect = async { Ok(Box::new(UnixStream::connect(socket).await?) as Box<dyn exchange::Stream>) };
     exchange::exchange(connect, request, Some(len_max), patience)
-}
-
-fn request(
-    method: &str,
-    path: &str,
-    host: &str,
-    token: Option<&Token>,
-    body: &str,
-) -> io::Result<Request<Full<Bytes>>> {
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
-    request = request.header(header::USER_AGENT, "ferryd").header(header::CONNECTION, "close");
-    if let Some(Token(token)) = token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
-    if !body.is_empty() {
-        request = request.header(header::CONTENT_TYPE, "application/json");
-    }
-    let wrong = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-    request.body(Full::from(body.to_owned())).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -254,7 +243,8 @@ mod tests {
             }
         });
         let patience = if then_ends { Duration::from_secs(30) } else { Duration::from_millis(300) };
-        let answered = endpoint.exchange("POST", "/hook", "body", len_max, patience).map_err(|error| error.kind());
+        let ask = Ask { method: "POST", path: "/hook", body: "body" };
+        let answered = endpoint.exchange(ask, len_max, patience).map_err(|error| error.kind());
         server.join().unwrap();
         answered
     }

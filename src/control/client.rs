@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::wire;
-use crate::web::{Endpoint, request_over_socket, signs_itself};
+use crate::web::{Ask, Endpoint, request_over_socket, signs_itself};
 
 /// A listing of a busy server takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -101,9 +101,10 @@ impl Client {
     /// Asks, and returns the answer as it came.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
         let body = body.map(Value::to_string).unwrap_or_default();
+        let ask = Ask { method, path, body: &body };
         let answered = match &self.door {
-            Door::Local(socket) => request_over_socket(socket, method, path, &body, ANSWER_LEN_MAX, PATIENCE),
-            Door::Remote(endpoint) => endpoint.request(method, path, &body, ANSWER_LEN_MAX, PATIENCE),
+            Door::Local(socket) => request_over_socket(socket, ask, ANSWER_LEN_MAX, PATIENCE),
+            Door::Remote(endpoint) => endpoint.request(ask, ANSWER_LEN_MAX, PATIENCE),
         };
         let (status, body) = answered.map_err(|source| {
             let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
