@@ -297,13 +297,12 @@ impl Control {
                     let more = std::iter::from_fn(|| self.requests.try_recv().ok());
                     let requests: Vec<_> = std::iter::once(request).chain(more).collect();
                     for request in requests {
-                        if let Request::Stop(to) = request {
+                        if let Some(to) = self.handle(request) {
                             drop(self);
                             // Whoever asked may have given up.
                             let _ = to.try_send(());
                             return;
                         }
-                        self.handle(request);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -344,7 +343,8 @@ impl Control {
         }
     }
 
-    fn handle(&mut self, request: Request) {
+    /// Returns whom the end is to be told to, when it is asked for.
+    fn handle(&mut self, request: Request) -> Option<SyncSender<()>> {
         match request {
             Request::Open { index, flow } => self.open(index, &flow),
             Request::Close { index, tag, notify } => {
@@ -369,7 +369,7 @@ impl Control {
                 let _ = answer.try_send(left.unwrap_or_default());
             }
             Request::Run(act) => act(),
-            Request::Stop(_) => {}
+            Request::Stop(to) => return Some(to),
             Request::Report(to) => {
                 let totals = std::array::from_fn(|total| self.programs.total(total as u32));
                 let traffic = self.read_counts();
@@ -378,6 +378,7 @@ impl Control {
                 let _ = to.try_send(report);
             }
         }
+        None
     }
 
     fn open(&mut self, index: u32, flow: &Flow) {
