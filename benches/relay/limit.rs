@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Doing, Failure, Result};
 
-/// Length of a period in microseconds: short, so that a server that has used its share stands still for 3 ms at most.
+/// Length of a period in microseconds: short, so that a server that has used its share stands still for 3 ms at 40 %.
 const PERIOD_US: u64 = 5_000;
+/// The shortest turn in a period that the kernel takes; for less of a core periods are longer.
+const QUOTA_MIN_US: u64 = 1_000;
 
 /// A control group that holds a server to a share of its core; removed when dropped.
 pub(crate) struct Limit {
@@ -19,7 +21,8 @@ impl Limit {
     /// Holds `process` to `percent` of a core. Fails where the host has no control groups to write to.
     pub(crate) fn hold(process: u32, percent: u64) -> Result<Self> {
         let name = format!("ferryd-bench-{}", std::process::id());
-        let quota = PERIOD_US * percent / 100;
+        let quota = (PERIOD_US * percent / 100).max(QUOTA_MIN_US);
+        let period = quota * 100 / percent;
         let v2 = Path::new("/sys/fs/cgroup");
         let v1 = [Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup/cpu,cpuacct")];
         let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
@@ -27,11 +30,11 @@ impl Limit {
             // Fails where it is on already and where another owner keeps it off; the next write tells.
             let _ = fs::write(v2.join("cgroup.subtree_control"), "+cpu");
             let limit = Self::make(v2, &name)?;
-            limit.write("cpu.max", &format!("{quota} {PERIOD_US}"))?;
+            limit.write("cpu.max", &format!("{quota} {period}"))?;
             limit
         } else if let Some(v1) = v1.into_iter().find(|root| root.join("cpu.cfs_quota_us").exists()) {
             let limit = Self::make(v1, &name)?;
-            limit.write("cpu.cfs_period_us", &PERIOD_US.to_string())?;
+            limit.write("cpu.cfs_period_us", &period.to_string())?;
             limit.write("cpu.cfs_quota_us", &quota.to_string())?;
             limit
         } else {

@@ -82,8 +82,8 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) shield: bool,
 
-    /// The share of its core that a server is held to in rows that say so; the kernel has no shorter turn than 1 ms of 5
-    #[arg(long, value_name = "PERCENT", default_value_t = 40, value_parser = clap::value_parser!(u64).range(20..=100))]
+    /// The share of its core that a server is held to in rows that say so, in turns of 1 ms or more
+    #[arg(long, value_name = "PERCENT", default_value_t = 40, value_parser = clap::value_parser!(u64).range(5..=100))]
     pub(crate) quota: u64,
 
     /// Packets/s that the row "overload" offers
