@@ -1,5 +1,6 @@
 //! The first run: without configuration the daemon hands out a credential, to people alone.
 
+use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
 use super::mint::mint;
@@ -39,18 +40,25 @@ const TTL: Duration = Duration::from_secs(86400);
 
 /// Prints URLs with a username and password valid for a day to standard output.
 pub fn print(greeting: &Greeting, settings: &Settings) {
-    if let Some(text) = text(greeting, settings, SystemTime::now()) {
+    if let Some(text) = text(greeting, settings, SystemTime::now(), &called_as(std::env::args_os().next())) {
         println!("{text}");
     }
 }
 
-fn text(greeting: &Greeting, settings: &Settings, now: SystemTime) -> Option<String> {
+/// What a shell is told to run this program again: what it was told, for which there need be no `ferryd` on its path.
+fn called_as(name: Option<OsString>) -> String {
+    let name = name.and_then(|name| name.into_string().ok()).unwrap_or_else(|| "ferryd".to_owned());
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
+    if name.bytes().all(is_plain) { name } else { format!("'{}'", name.replace('\'', r"'\''")) }
+}
+
+fn text(greeting: &Greeting, settings: &Settings, now: SystemTime, ferryd: &str) -> Option<String> {
     let credential = mint(settings.auth.shared_secrets.first()?, now, TTL, None);
     let urls = urls(settings, None, greeting.certificate_name.as_deref());
     let lines = urls.iter().map(|url| format!("  {url}\n")).collect::<String>();
     Some(format!(
         "ferryd relays. For a client, valid for a day:\n\n{lines}\n  username    {}\n  credential  {}\n\n\
-         Try it:  ferryd probe '{}' -u {} -p {}\n",
+         Try it:  {ferryd} probe '{}' -u {} -p {}\n",
         credential.username,
         credential.password,
         urls.first()?,
@@ -76,10 +84,22 @@ mod tests {
         let loaded = loaded(&[]);
         let greeting = Greeting::of(&loaded).unwrap();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let text = text(&greeting, &loaded.settings, now).unwrap();
+        let text = text(&greeting, &loaded.settings, now, "target/release/ferryd").unwrap();
+        assert!(
+            text.contains(
+                "\nTry it:  target/release/ferryd probe 'turn:127.0.0.1:3478?transport=udp' -u 1700086400 -p "
+            )
+        );
         assert!(text.contains("  turn:127.0.0.1:3478?transport=udp\n"), "{text}");
         assert!(text.contains("  username    1700086400\n"), "{text}");
         assert!(!text.contains("turns:"), "{text}");
+    }
+
+    #[test]
+    fn a_shell_takes_the_name_that_is_printed_for_one_word() {
+        assert_eq!(called_as(Some("target/release/ferryd".into())), "target/release/ferryd");
+        assert_eq!(called_as(Some("/home/a b/it's/ferryd".into())), r"'/home/a b/it'\''s/ferryd'");
+        assert_eq!(called_as(None), "ferryd");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 
 use ferryd::stun::{AttributeType, Method};
 
@@ -85,6 +86,10 @@ fn a_first_run_prints_urls_and_a_credential_that_work() {
     wait_until("the greeting", || process.stdout.text().contains("Try it:"));
     let greeting = Greeting::parse(&process.stdout.text());
     greeting.works();
+    let line = process.stdout.text().lines().find_map(|line| Some(line.strip_prefix("Try it:  ")?.to_owned()));
+    let pasted = Command::new("sh").arg("-c").arg(line.unwrap()).output().unwrap();
+    let shown = String::from_utf8_lossy(&pasted.stdout);
+    assert!(pasted.status.success() && shown.contains("10 of 10 packets there and back"), "{pasted:?}");
     let Ended { status, stdout, stderr } = process.stop();
     assert!(status.success());
     assert!(!stderr.contains(&greeting.user.password), "never to a log: {stderr}");
