@@ -59,6 +59,8 @@ struct Entry {
     /// No train of its datagrams was refused yet.
     trains: bool,
     merging: Merging,
+    /// It waits for its turn, once, however often epoll tells of it.
+    is_ready: bool,
 }
 
 impl EpollDatagrams {
@@ -89,10 +91,13 @@ impl EpollDatagrams {
     }
 
     fn mark_ready(&mut self, key: SocketKey) {
-        match self.entry(key).map(|entry| entry.role) {
-            Some(Role::Listener) => self.ready_listeners.push_back(key),
-            Some(Role::Relay) => self.ready.push_back(key),
-            None => {}
+        let Some(Some(entry)) = self.sockets.get_mut(key.0 as usize) else { return };
+        if std::mem::replace(&mut entry.is_ready, true) {
+            return;
+        }
+        match entry.role {
+            Role::Listener => self.ready_listeners.push_back(key),
+            Role::Relay => self.ready.push_back(key),
         }
     }
 
@@ -151,7 +156,8 @@ impl EpollDatagrams {
             self.flush();
             self.recv.clear();
         }
-        let Some(entry) = self.sockets.get(key.0 as usize).and_then(Option::as_ref) else { return };
+        let Some(entry) = self.sockets.get_mut(key.0 as usize).and_then(Option::as_mut) else { return };
+        entry.is_ready = false;
         // What fails here is the host's want of memory; the next arrival tells again.
         let received = self.recv.recv(&entry.socket, RECV_BATCH).unwrap_or(0..0);
         if self.recv.error_pending() {
@@ -160,7 +166,7 @@ impl EpollDatagrams {
         if received.len() == RECV_BATCH || self.recv.error_pending() {
             match entry.role {
                 // Its next turn is in this one, between the relay sockets.
-                Role::Listener if !self.ready.is_empty() => self.ready_listeners.push_back(key),
+                Role::Listener if !self.ready.is_empty() => self.mark_ready(key),
                 Role::Listener | Role::Relay => self.unread.push_back(key),
             }
         }
@@ -184,7 +190,8 @@ impl Datagrams for EpollDatagrams {
         if index as usize == self.sockets.len() {
             self.sockets.push(None);
         }
-        self.sockets[index as usize] = Some(Entry { token, role, socket, trains: true, merging: self.merging });
+        let entry = Entry { token, role, socket, trains: true, merging: self.merging, is_ready: false };
+        self.sockets[index as usize] = Some(entry);
         Ok(SocketKey(index))
     }
 
@@ -314,5 +321,33 @@ impl Datagrams for EpollDatagrams {
 
     fn sent(&self) -> SendReport {
         self.sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::net::socket::{UdpOptions, open_relay};
+
+    /// With what comes in each turn epoll tells of a socket anew, which is to have one turn all the same.
+    #[test]
+    fn a_flood_that_goes_on_has_one_batch_in_each_turn() {
+        for role in [Role::Relay, Role::Listener] {
+            let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+            let flooded = open_relay(loopback, &UdpOptions::LISTENER).unwrap();
+            let (address, peer) = (flooded.local_addr().unwrap(), UdpSocket::bind(loopback).unwrap());
+            let mut datagrams = EpollDatagrams::new().unwrap();
+            datagrams.add(Token(7), role, flooded).unwrap();
+            let mut events = Events::with_capacity(8);
+            (0..6 * RECV_BATCH).for_each(|_| _ = peer.send_to(b"flood", address).unwrap());
+            for turn in 0..4 {
+                peer.send_to(b"flood", address).unwrap();
+                datagrams.wait(&mut events, Some(Duration::from_secs(10)), None).unwrap();
+                let told = std::iter::from_fn(|| datagrams.next()).count();
+                assert_eq!(told, RECV_BATCH, "{role:?}, turn {turn}");
+            }
+        }
     }
 }
