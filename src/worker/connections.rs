@@ -1,5 +1,6 @@
 //! The streams of a worker, and what waits to be written to them.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::deadlines::Signs;
@@ -19,6 +20,10 @@ pub(super) struct Stream {
     pub(super) peer: Option<PeerConnectionId>,
     /// What comes from the client, and what comes from the peer, waits for its turn until the limits let more pass.
     pub(super) waits: [bool; 2],
+    /// An event has told that the client closes, or has closed its half.
+    pub(super) hangs_up: bool,
+    /// It is in [`Connections::unread`], where it has its turn.
+    pub(super) is_unread: bool,
     /// It is in [`Connections::to_flush`].
     to_flush: bool,
 }
@@ -37,6 +42,8 @@ pub(super) struct Message<'a> {
 pub(super) struct Connections {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Streams that may hold more than was read, each once: what comes meanwhile gives none another turn.
+    unread: VecDeque<ConnectionId>,
     /// Streams with something to write, each once.
     to_flush: Vec<ConnectionId>,
     pub(super) buffers: Buffers,
@@ -63,8 +70,16 @@ impl Connections {
         let entry = &mut self.slots[slot as usize];
         let client = connection.five_tuple();
         let signs = Signs::new(now);
-        let stream = Stream { client, connection, signs, peer: None, waits: [false; 2], to_flush: false };
-        entry.stream = Some(Box::new(stream));
+        entry.stream = Some(Box::new(Stream {
+            client,
+            connection,
+            signs,
+            peer: None,
+            waits: [false; 2],
+            hangs_up: false,
+            is_unread: false,
+            to_flush: false,
+        }));
         ConnectionId { slot, generation: entry.generation }
     }
 
@@ -92,6 +107,29 @@ impl Connections {
         let queued = stream.connection.send(now.instant, class, prefix, payload, usize::from(padding), buffers);
         self.dropped += u64::from(queued.is_err());
         self.mark(id);
+    }
+
+    /// Has the stream read on in the next turn.
+    pub(super) fn mark_unread(&mut self, id: ConnectionId) {
+        if let Some((stream, _)) = self.get_mut(id)
+            && !std::mem::replace(&mut stream.is_unread, true)
+        {
+            self.unread.push_back(id);
+        }
+    }
+
+    /// How many streams are to be read on.
+    pub(super) fn unread(&self) -> usize {
+        self.unread.len()
+    }
+
+    /// A stream whose turn it is to be read on.
+    pub(super) fn pop_unread(&mut self) -> Option<ConnectionId> {
+        let id = self.unread.pop_front()?;
+        if let Some((stream, _)) = self.get_mut(id) {
+            stream.is_unread = false;
+        }
+        Some(id)
     }
 
     /// Has the stream flushed at the end of the turn.

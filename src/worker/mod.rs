@@ -30,6 +30,8 @@ mod routes;
 pub mod settings;
 mod statistics;
 mod streams;
+#[cfg(test)]
+mod test_support;
 mod udp;
 
 pub use associations::DtlsDoor;

@@ -1,6 +1,6 @@
 //! The loop: wait, read, decide, carry out, write.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -22,7 +22,7 @@ use super::peers::Peers;
 use super::proxies::Proxies;
 use super::records::Records;
 use super::requests::Requests;
-use super::routes::{ConnectionId, Socket};
+use super::routes::Socket;
 use super::statistics::Statistics;
 use crate::address::RelayedAddr;
 use crate::net::datagrams::{Arrival, Datagrams, SocketKey};
@@ -89,8 +89,6 @@ pub struct Worker<D> {
     pub(super) statistics: Statistics,
     /// A message that is put together from its parts.
     pub(super) message: Vec<u8>,
-    /// Streams that may hold more than was read, and whether they are hanging up.
-    pub(super) unfinished: VecDeque<(ConnectionId, bool)>,
     /// The rings may hold more, and nobody wakes this worker for it.
     pub(super) more_from_neighbours: bool,
     /// Packets of media and from peers, read in this turn.
@@ -144,7 +142,6 @@ impl<D: Datagrams> Worker<D> {
             authorizer: berth.authorizer.clone(),
             statistics: Statistics::default(),
             message: Vec::new(),
-            unfinished: VecDeque::new(),
             more_from_neighbours: false,
             packets: 0,
             rest_max: berth.settings.wake_up_delay_max,
@@ -218,7 +215,7 @@ impl<D: Datagrams> Worker<D> {
     /// How long to wait: not at all when something is known to be unread, else until something expires.
     fn patience(&self, now: Instant) -> Option<Duration> {
         let has_more = self.datagrams.has_more() || self.more_from_neighbours;
-        if has_more || !self.unfinished.is_empty() || self.associations.is_busy() {
+        if has_more || self.streams.unread() > 0 || self.associations.is_busy() {
             return Some(Duration::ZERO);
         }
         let streams = [self.deadlines.next(), self.peers.next_turn()];
@@ -295,10 +292,10 @@ impl<D: Datagrams> Worker<D> {
     }
 
     /// Goes on with streams whose budget has ended, one more each.
-    fn read_on(&mut self, now: Now) {
-        for _ in 0..self.unfinished.len() {
-            if let Some((connection, hang_up)) = self.unfinished.pop_front() {
-                self.read_stream(now, connection, hang_up);
+    pub(super) fn read_on(&mut self, now: Now) {
+        for _ in 0..self.streams.unread() {
+            if let Some(id) = self.streams.pop_unread() {
+                self.read_stream(now, id);
             }
         }
     }

@@ -45,12 +45,20 @@ enum State {
     },
 }
 
+/// The listener of a TCP allocation.
+#[derive(Debug)]
+struct Relay {
+    listener: TcpListener,
+    /// It is in [`Peers::waiting`], where it has its turn.
+    is_waiting: bool,
+}
+
 /// The listeners of TCP allocations, and all connections with peers.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    relays: HashMap<RelayId, TcpListener>,
+    relays: HashMap<RelayId, Relay>,
     peers: HashMap<PeerConnectionId, Peer>,
-    /// Relays at which connections may wait, and when to look again; all looks are equally far ahead, or due at once.
+    /// Relays at which connections may wait, each once, and when to look again.
     waiting: VecDeque<(Instant, RelayId)>,
     /// Streams that were given nothing when others of the allocation or user had used it up: they come first.
     hungry: VecDeque<(Instant, ConnectionId)>,
@@ -66,6 +74,15 @@ impl Peers {
 
     pub(super) fn close_relay(&mut self, relay: RelayId) {
         self.relays.remove(&relay);
+    }
+
+    /// Has connections accepted at a relay from then on, without an event.
+    fn wait(&mut self, until: Instant, id: RelayId) {
+        if let Some(relay) = self.relays.get_mut(&id)
+            && !std::mem::replace(&mut relay.is_waiting, true)
+        {
+            self.waiting.push_back((until, id));
+        }
     }
 
     /// When connections are to be accepted, or data to be passed, without being told.
@@ -92,22 +109,23 @@ impl<D: Datagrams> Worker<D> {
             warn!(%address, %error, "cannot watch a relay socket");
             Refusal::Exhausted
         })?;
-        self.peers.relays.insert(relay, listener);
+        self.peers.relays.insert(relay, Relay { listener, is_waiting: false });
         Ok(())
     }
 
     /// Accepts what waits at a relayed address. RFC 6062 section 5.3: "The server MUST accept the connection", and
-    /// without a permission it "MUST close the connection with the peer immediately after it has been accepted".
+    /// without a permission it "MUST close the connection with the peer immediately after it has been accepted". Where
+    /// connections wait for their turn already, they have it then.
     pub(super) fn accept_peers(&mut self, now: Now, relay: RelayId) {
         for _ in 0..ACCEPT_BUDGET {
-            let Some(listener) = self.peers.relays.get(&relay) else { return };
+            let Some(Relay { listener, is_waiting: false }) = self.peers.relays.get(&relay) else { return };
             let (stream, from) = match accept(listener) {
                 Ok(Some(accepted)) => accepted,
                 Ok(None) => return,
                 Err(error) => {
                     debug!(%error, "a connection of a peer is not accepted");
                     self.statistics.peer_accept_failed += 1;
-                    return self.peers.waiting.push_back((now.instant + ACCEPT_PAUSE, relay));
+                    return self.peers.wait(now.instant + ACCEPT_PAUSE, relay);
                 }
             };
             let Some(connection) = self.server.handle_peer_accepted(now, relay, PeerAddr::new(from)) else {
@@ -125,14 +143,19 @@ impl<D: Datagrams> Worker<D> {
                 self.carry_out_effects(now);
             }
         }
-        self.peers.waiting.push_back((now.instant, relay));
+        self.peers.wait(now.instant, relay);
     }
 
     /// Goes on with relays at which connections may wait.
     pub(super) fn accept_on(&mut self, now: Now) {
         for _ in 0..self.peers.waiting.len() {
             match self.peers.waiting.pop_front() {
-                Some((at, relay)) if at <= now.instant => self.accept_peers(now, relay),
+                Some((at, id)) if at <= now.instant => {
+                    if let Some(relay) = self.peers.relays.get_mut(&id) {
+                        relay.is_waiting = false;
+                    }
+                    self.accept_peers(now, id);
+                }
                 Some(later) => self.peers.waiting.push_back(later),
                 None => {}
             }
@@ -243,9 +266,12 @@ impl<D: Datagrams> Worker<D> {
     }
 
     /// Passes data both ways over a stream and the connection that it is bound to, as far as they take it and the limits
-    /// let it pass.
+    /// let it pass. One that is still to be passed on has its turn then.
     pub(super) fn pass_data(&mut self, now: Now, id: ConnectionId) {
         let Some((stream, buffers)) = self.streams.get_mut(id) else { return };
+        if stream.is_unread {
+            return;
+        }
         let Some(peer) = stream.peer.and_then(|connection| self.peers.peers.get_mut(&connection)) else {
             return self.close_stream(now, id);
         };
@@ -281,9 +307,30 @@ impl<D: Datagrams> Worker<D> {
                     queue.push_back((now.instant + RATE_PAUSE, id));
                 }
                 if [0, 1].into_iter().any(|way| has_more[way] && !stream.waits[way]) {
-                    self.unfinished.push_back((id, false));
+                    self.streams.mark_unread(id);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::worker::test_support::worker;
+
+    #[test]
+    fn a_relay_that_is_flooded_with_connections_has_one_turn_in_each() {
+        let (mut worker, relay) = (worker(), RelayId::unpack(0));
+        let now = worker.clock.now();
+        worker.open_tcp_relay(relay, RelayedAddr::new(([127, 0, 0, 1], 0).into())).unwrap();
+        let address = worker.peers.relays[&relay].listener.local_addr().unwrap();
+        let _peers: Vec<_> = (0..4 * ACCEPT_BUDGET).map(|_| TcpStream::connect(address).unwrap()).collect();
+        worker.accept_peers(now, relay);
+        worker.accept_on(now);
+        worker.accept_peers(now, relay);
+        assert_eq!(worker.peers.waiting.len(), 1);
     }
 }

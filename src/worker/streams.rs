@@ -41,38 +41,41 @@ impl<D: Datagrams> Worker<D> {
         }
         self.deadlines.add(now.instant, id);
         // The handshake or another worker may have read the first message along.
-        self.read_stream(now, id, false);
+        self.read_stream(now, id);
     }
 
     /// An event of a stream: input, room for output, or its end.
     pub(super) fn serve_stream(&mut self, now: Now, id: ConnectionId, event: Event) {
-        if self.streams.get_mut(id).is_some_and(|(stream, _)| stream.peer.is_some()) {
+        let Some((stream, _)) = self.streams.get_mut(id) else { return };
+        stream.hangs_up |= event.hangup || event.error;
+        if stream.peer.is_some() {
             return self.pass_data(now, id);
         }
-        if event.writable
-            && let Some((stream, _)) = self.streams.get_mut(id)
-            && stream.connection.wants_write()
-        {
+        if event.writable && stream.connection.wants_write() {
             self.streams.mark(id);
         }
         if event.readable || event.hangup || event.error {
-            self.read_stream(now, id, event.hangup || event.error);
+            self.read_stream(now, id);
         }
     }
 
-    /// Reads what is there, up to a budget, and handles every whole message.
-    pub(super) fn read_stream(&mut self, now: Now, id: ConnectionId, hang_up: bool) {
+    /// Reads what is there, up to a budget, and handles every whole message. A stream that is still to be read on has its
+    /// turn then.
+    pub(super) fn read_stream(&mut self, now: Now, id: ConnectionId) {
         let Some((stream, buffers)) = self.streams.get_mut(id) else { return };
         if stream.peer.is_some() {
             return self.pass_data(now, id);
         }
-        let filled = stream.connection.fill(buffers, READ_BUDGET, hang_up);
+        if stream.is_unread {
+            return;
+        }
+        let filled = stream.connection.fill(buffers, READ_BUDGET, stream.hangs_up);
         let framing = self.handle_messages(now, id);
         // TLS may have something of its own to say.
         self.streams.mark(id);
         match (filled, framing) {
             (Ok(Fill::Drained), Framing::WantsMore) => {}
-            (Ok(Fill::Budget | Fill::Full), Framing::WantsMore) => self.unfinished.push_back((id, hang_up)),
+            (Ok(Fill::Budget | Fill::Full), Framing::WantsMore) => self.streams.mark_unread(id),
             (Ok(_), Framing::Elsewhere(worker)) => self.hand_stream_over(id, worker),
             (Ok(_), Framing::Bound) => self.pass_data(now, id),
             (Ok(_), Framing::Lost) => {
@@ -177,6 +180,80 @@ impl<D: Datagrams> Worker<D> {
             if !self.streams.flush(now, id) {
                 self.close_stream(now, id);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::net::accept::Established;
+    use crate::net::admission::{AcceptLimits, Admission};
+    use crate::net::stream::QueueLimits;
+    use crate::worker::test_support::{wait_until, worker};
+
+    const MESSAGE_BYTES: usize = 1024;
+
+    /// Writes ChannelData of nobody's channel until no more is taken.
+    fn flood(mut client: &TcpStream, rest: &mut Vec<u8>) {
+        loop {
+            if rest.is_empty() {
+                rest.extend([0x40, 0, 0x03, 0xFC]);
+                rest.resize(MESSAGE_BYTES, 0);
+            }
+            match client.write(rest) {
+                Ok(written) => _ = rest.drain(..written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// With what comes in each turn epoll tells of a stream anew, which is to have one turn all the same.
+    #[test]
+    fn a_stream_that_is_never_drained_has_one_budget_in_each_turn() {
+        let mut worker = worker();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Room for more than two budgets.
+        SockRef::from(&listener).set_recv_buffer_size(1 << 20).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, from) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let (waiting, server) = (stream.try_clone().unwrap(), stream.local_addr().unwrap());
+        let guard = Admission::new(AcceptLimits::default()).admit(from).unwrap();
+        // A Binding request, as nothing else begins a stream.
+        client.write_all(&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).unwrap();
+        wait_until(|| waiting.peek(&mut [0; 20]).is_ok_and(|len| len == 20));
+        let now = worker.clock.now();
+        let established = Established { stream, tls: None, client: from, server, guard };
+        worker.add_stream(now, Connection::new(established, QueueLimits::default()));
+        assert_eq!(worker.packets, 1);
+
+        client.set_nonblocking(true).unwrap();
+        let (mut rest, mut peeked) = (Vec::new(), vec![0; 2 * READ_BUDGET]);
+        let id = ConnectionId { slot: 0, generation: 0 };
+        let event = Event {
+            token: Socket::Connection(id).token(),
+            readable: true,
+            writable: true,
+            error: false,
+            hangup: false,
+        };
+        for turn in 0..4 {
+            wait_until(|| {
+                flood(&client, &mut rest);
+                waiting.peek(&mut peeked).is_ok_and(|len| len == peeked.len())
+            });
+            worker.packets = 0;
+            worker.serve_stream(now, id, event);
+            worker.read_on(now);
+            let budgets = if turn == 0 { 2 } else { 1 };
+            assert_eq!(worker.packets, budgets * READ_BUDGET / MESSAGE_BYTES, "turn {turn}");
         }
     }
 }
