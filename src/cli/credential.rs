@@ -1,10 +1,12 @@
 //! `ferryd credential`: mints a time-limited user.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
+use rustls_pki_types::DnsName;
 use serde_json::json;
 
 use super::mint::{Credential, mint};
@@ -21,7 +23,7 @@ pub(super) struct Arguments {
     ttl: Duration,
 
     /// A DNS name for the URLs, in place of addresses
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = host)]
     host: Option<String>,
 
     /// A name for logs and quotas; without one the user is not counted
@@ -34,6 +36,17 @@ const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 86400);
 fn ttl(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).filter(|duration| (1..=TTL_MAX.as_secs()).contains(&duration.as_secs()));
     duration.ok_or_else(|| "expected a duration such as 90s, 10m, 12h or 1d, up to 3650d".to_owned())
+}
+
+/// The host of a URL (RFC 7065 section 3.1), in which an IPv6 address has brackets.
+fn host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(v6) = bare.parse::<Ipv6Addr>() {
+        return Ok(format!("[{v6}]"));
+    }
+    let is_host = text.parse::<IpAddr>().is_ok() || DnsName::try_from(text).is_ok();
+    let expected = "expected a DNS name such as turn.example.org, without a port; ports are those of the configuration";
+    is_host.then(|| text.to_owned()).ok_or_else(|| expected.to_owned())
 }
 
 pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
@@ -88,4 +101,24 @@ fn ice_servers(urls: &[String], credential: &Credential) -> serde_json::Value {
     json!({
         "iceServers": [{ "urls": urls, "username": credential.username, "credential": credential.password }]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_fits_into_a_url() {
+        for (given, in_url) in [
+            ("turn.example.org", "turn.example.org"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "[2001:db8::1]"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+        ] {
+            assert_eq!(host(given).as_deref(), Ok(in_url));
+        }
+        for given in ["", "turn.example.org:3478", "turn:turn.example.org", "a b", "[turn.example.org]", "a/b"] {
+            assert!(host(given).unwrap_err().contains("without a port"), "{given}");
+        }
+    }
 }
