@@ -71,7 +71,8 @@ pub(in super::super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitC
         "redirect_tls": redirect_tls,
         "domain": name(&arguments.redirect_tls).or_else(|| name(&arguments.redirect)),
     });
-    let begun = connection.show(file, ("POST", "/v1/drain", Some(&body)), words);
+    let tls_alone = arguments.redirect.is_empty() && !arguments.redirect_tls.is_empty();
+    let begun = connection.show(file, ("POST", "/v1/drain", Some(&body)), |drain| words(&drain, tls_alone));
     if begun == ExitCode::SUCCESS && arguments.wait {
         return match connection.client(file) {
             Ok(client) => wait(&client),
@@ -107,17 +108,21 @@ fn name(hosts: &[String]) -> Option<String> {
     names.filter_map(|host| host.rsplit_once(':')).map(|(name, _)| name.to_owned()).next()
 }
 
-fn words(drain: wire::Drain) -> String {
+/// `tls_alone`: only clients over TLS have a sibling.
+fn words(drain: &wire::Drain, tls_alone: bool) -> String {
     let redirect: Vec<String> = drain.redirect.iter().map(ToString::to_string).collect();
     let elsewhere = match redirect.as_slice() {
-        [] => "refused (508)".to_owned(),
-        redirect => format!("sent to {}", redirect.join(", ")),
+        [] => "new ones are refused (508)".to_owned(),
+        redirect if tls_alone => {
+            format!("new ones over TLS are sent to {}, all others are refused (508)", redirect.join(", "))
+        }
+        redirect => format!("new ones are sent to {}", redirect.join(", ")),
     };
     let end = match drain.deadline {
         None => "without a deadline".to_owned(),
         Some(deadline) => format!("until {} from now at the latest", duration(deadline.saturating_sub(age(0)))),
     };
-    format!("{} allocations go on, {end}; new ones are {elsewhere}\n", drain.allocations)
+    format!("{} allocations go on, {end}; {elsewhere}\n", drain.allocations)
 }
 
 /// What one look at a server that drains tells.
@@ -201,6 +206,26 @@ mod tests {
         assert!(look_up(&hosts(&["192.0.2.1"])).unwrap_err().contains("and a port"));
         assert_eq!(name(&hosts(&["192.0.2.1:3478", "turn2.example.org:3478"])), Some("turn2.example.org".to_owned()));
         assert_eq!(name(&hosts(&["[2001:db8::1]:3478"])), None);
+    }
+
+    #[test]
+    fn who_is_sent_away_and_who_is_refused_is_told() {
+        let drain = |redirect: &[&str]| wire::Drain {
+            since: 0,
+            deadline: None,
+            cause: "operator".to_owned(),
+            redirect: redirect.iter().map(|address| address.parse().unwrap()).collect(),
+            allocations: 2,
+        };
+        let sibling = drain(&["192.0.2.9:3478"]);
+        let beginning = "2 allocations go on, without a deadline; ";
+        for (drain, tls_alone, end) in [
+            (&drain(&[]), false, "new ones are refused (508)\n"),
+            (&sibling, false, "new ones are sent to 192.0.2.9:3478\n"),
+            (&sibling, true, "new ones over TLS are sent to 192.0.2.9:3478, all others are refused (508)\n"),
+        ] {
+            assert_eq!(words(drain, tls_alone), format!("{beginning}{end}"));
+        }
     }
 
     #[test]
