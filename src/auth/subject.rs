@@ -56,6 +56,11 @@ pub fn parse_range(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
+/// Whether somebody hopes for a `*` where it stands for nothing but itself.
+fn is_meant_as_pattern(text: &str) -> bool {
+    text.strip_suffix('*').unwrap_or(text).contains('*')
+}
+
 /// Whether somebody has mistyped an address or a range, rather than named a user.
 fn is_meant_as_address(text: &str) -> bool {
     let address = text.split('/').next().unwrap_or(text);
@@ -63,15 +68,15 @@ fn is_meant_as_address(text: &str) -> bool {
     address.parse::<IpAddr>().is_ok() || (address.contains('.') && is_digits(address))
 }
 
-/// The text names no user and no address.
+/// The text names no user and no address; what is expected in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSubject;
 
 impl fmt::Display for NoSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "expected a user, the beginning of names with * at the end, an address or range of addresses, or secret: and \
-             the id of a shared secret; user: in front of a name that looks like an address",
+            "a user, the beginning of names with * at the end, an address or range of addresses, or secret: and the id of a \
+             shared secret; user: in front of a name that looks like an address or has a * elsewhere",
         )
     }
 }
@@ -80,7 +85,7 @@ impl FromStr for Subject {
     type Err = NoSubject;
 
     /// Without `user:`, `secret:` or `client:` in front, what is an address or a range is a client, what looks like one and
-    /// is none is nobody, and all else a user.
+    /// is none is nobody, and so is a pattern that is not the beginning of a name; all else is a user.
     fn from_str(text: &str) -> Result<Self, NoSubject> {
         match text.split_once(':') {
             _ if text.is_empty() => Err(NoSubject),
@@ -93,7 +98,7 @@ impl FromStr for Subject {
             Some(("secret", _)) => Err(NoSubject),
             _ => match parse_range(text) {
                 Some(range) => Ok(Self::Client(range)),
-                None if is_meant_as_address(text) => Err(NoSubject),
+                None if is_meant_as_address(text) || is_meant_as_pattern(text) => Err(NoSubject),
                 None => Ok(Self::user(text)),
             },
         }
@@ -152,6 +157,15 @@ mod tests {
         for text in ["", "secret:", "secret:0f3a9c1", "user:", "client:", "client:alice", "client:192.0.2.0/33"] {
             assert_eq!(text.parse::<Subject>(), Err(NoSubject), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_is_no_beginning_of_a_name_is_no_user() {
+        for text in ["*-guest", "a*b", "**", "tenant-*-a*"] {
+            assert_eq!(text.parse::<Subject>(), Err(NoSubject), "{text}");
+            assert_eq!(format!("user:{text}").parse(), Ok(Subject::user(text)), "{text}");
+        }
+        assert_eq!("*".parse(), Ok(Subject::UserPrefix(String::new())));
     }
 
     #[test]

@@ -450,7 +450,7 @@ fn groups_of_users_have_peers_of_their_own() {
     );
     for (found, words) in found.iter().zip([
         "members: the group has no members",
-        "members #1: found \"secret:x\"",
+        "members #1: found \"secret:x\", expected a user, the beginning",
         "refuses every peer, as allow is empty",
         "alow: unknown key, expected one of members, allow, deny, allow-only; did you mean allow?",
     ]) {

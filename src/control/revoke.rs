@@ -53,7 +53,7 @@ pub(super) async fn restore(State(api): Shared, Path(subject): Path<String>) -> 
 }
 
 fn parse(subject: &str) -> Result<Subject, Refusal> {
-    subject.parse().map_err(|error| Refusal::bad(format!("subject: {error}")))
+    subject.parse().map_err(|error| Refusal::bad(format!("subject: expected {error}")))
 }
 
 async fn end_all(api: &Api, subject: &Subject) -> Result<u64, Silent> {
