@@ -27,6 +27,7 @@ pub(super) struct Draft {
     pub(super) deny: Vec<IpNet>,
     pub(super) allocations_per_user: Option<u64>,
     pub(super) allocations_total: Option<u64>,
+    pub(super) allocation_bytes_per_second: Option<u64>,
     /// By transport, as `udp`, `tcp` or `tls`.
     pub(super) redirect: Vec<(&'static str, Alternates)>,
     pub(super) metrics: Option<SocketAddr>,
@@ -120,6 +121,7 @@ impl Draft {
             [
                 ("allocations-per-user", self.allocations_per_user.map(|count| count.to_string())),
                 ("allocations-total", self.allocations_total.map(|count| count.to_string())),
+                ("allocation-bytes-per-second", self.allocation_bytes_per_second.map(|bytes| bytes.to_string())),
             ],
         );
         for (transport, alternates) in &self.redirect {

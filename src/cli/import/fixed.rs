@@ -24,10 +24,8 @@ const ANYWAY: [&str; 18] = [
     "verbose",
 ];
 
-const DATABASE: &str = "ferryd reads no database. SQLite's users move by \
-    `sqlite3 /var/lib/turn/turndb 'select name, realm, hmackey from turnusers_lt'`: name and hmackey go into \
-    [[auth.user]] as name and key, where the realm is the one of this file; \
-    secrets by `select value from turn_secret` into auth.shared-secrets";
+const DATABASE: &str = "ferryd reads no database: name and hmackey of turnusers_lt go into [[auth.user]] as name and \
+    key, where the realm is the one of this file; the secrets of turn_secret into auth.shared-secrets";
 const CLI: &str = "there is no telnet interface; `ferryd --help` lists the verbs";
 const WEB: &str = "there are no web pages to administer it";
 const LOGS: &str =
@@ -39,7 +37,7 @@ const FIXED_TIME: &str = "RFC 8656 fixes it, and clients count on that";
 const BALANCE: &str = "one packet loop for each core shares every listener already";
 
 /// What is left out of the result, how it is told, and why.
-const LEFT_OUT: [(&str, Verdict, &str); 59] = [
+const LEFT_OUT: [(&str, Verdict, &str); 56] = [
     ("CA-file", Verdict::Decide, "clients are not asked for certificates; their credentials are what admits them"),
     ("acme-redirect", Verdict::Dropped, "HTTP is not answered; let the ACME client answer on port 80"),
     (
@@ -52,7 +50,8 @@ const LEFT_OUT: [(&str, Verdict, &str); 59] = [
     (
         "bps-capacity",
         Verdict::Decide,
-        "no bandwidth is limited by this translation; limits.allocations-total bounds the load",
+        "nothing limits what all carry together: limits.allocation-bytes-per-second bounds one allocation, and \
+         limits.allocations-total how many there are",
     ),
     ("channel-lifetime", Verdict::Dropped, FIXED_TIME),
     (
@@ -67,7 +66,6 @@ const LEFT_OUT: [(&str, Verdict, &str); 59] = [
     ("cli-password", Verdict::Dropped, CLI),
     ("cli-port", Verdict::Dropped, CLI),
     ("daemon", Verdict::Dropped, SERVICE),
-    ("db", Verdict::Decide, DATABASE),
     ("dh-file", Verdict::Dropped, CIPHERS),
     ("dh1066", Verdict::Safer, "1066 bits can be broken; elliptic curves alone are used"),
     ("dh566", Verdict::Safer, "566 bits can be broken; elliptic curves alone are used"),
@@ -82,11 +80,6 @@ const LEFT_OUT: [(&str, Verdict, &str); 59] = [
     ("log-binding", Verdict::Dropped, "nothing that a stranger can cause is logged; the metrics count it"),
     ("log-file", Verdict::Dropped, LOGS),
     ("max-allocate-timeout", Verdict::Dropped, "streams that own nothing are ended after 15 seconds of silence"),
-    (
-        "max-bps",
-        Verdict::Decide,
-        "no bandwidth is limited by this translation; limits.allocations-per-user bounds a user",
-    ),
     ("mongo-userdb", Verdict::Decide, DATABASE),
     ("mysql-userdb", Verdict::Decide, DATABASE),
     ("ne", Verdict::Dropped, BALANCE),
@@ -131,7 +124,6 @@ const LEFT_OUT: [(&str, Verdict, &str); 59] = [
     ("sql-userdb", Verdict::Decide, DATABASE),
     ("syslog-facility", Verdict::Dropped, LOGS),
     ("udp-self-balance", Verdict::Dropped, BALANCE),
-    ("userdb", Verdict::Decide, DATABASE),
     ("web-admin", Verdict::Dropped, WEB),
     ("web-admin-ip", Verdict::Dropped, WEB),
     ("web-admin-listen-on-workers", Verdict::Dropped, WEB),

@@ -11,6 +11,7 @@ use clap::Args;
 use self::report::{Report, Verdict};
 use self::translate::Translation;
 
+mod database;
 mod draft;
 mod fixed;
 mod lines;

@@ -103,6 +103,25 @@ fn users_keep_their_passwords_and_keys() {
 }
 
 #[test]
+fn what_is_in_the_database_is_told_with_the_command_that_prints_it() {
+    let (_, translation) = loaded("userdb=/srv/turndb\nrealm=example.org");
+    let (verdict, words) = finding(&translation, "userdb");
+    assert_eq!(verdict, Verdict::Decide);
+    assert!(words.contains("`sqlite3 /srv/turndb \"select '[[auth.user]]'"), "{words}");
+    assert!(words.contains("from turnusers_lt where realm = 'example.org'\"`"), "{words}");
+    assert!(!finding(&translation, "lt-cred-mech").1.contains("sqlite3"), "once");
+    // coturn ignores users beside shared secrets, and asks the database for those of the realm.
+    let (_, translation) = loaded("use-auth-secret\nuserdb=/srv/turn db\nrealm=exa'mple");
+    for option in ["use-auth-secret", "userdb"] {
+        let words = finding(&translation, option).1;
+        assert!(words.contains("`sqlite3 FILE \"select value from turn_secret where realm = 'REALM'\"`"), "{words}");
+    }
+    let (_, translation) = loaded("realm=example.org");
+    let words = finding(&translation, "lt-cred-mech").1;
+    assert!(words.contains("`sqlite3 /var/lib/turn/turndb \"select '[[auth.user]]'"), "{words}");
+}
+
+#[test]
 fn users_that_coturn_ignored_stay_ignored() {
     let (settings, translation) = loaded(&format!("lt-cred-mech\nuser=a:{SECRET}\nstatic-auth-secret={SECRET}"));
     assert!(settings.auth.users.is_empty());
@@ -278,6 +297,27 @@ fn nonsense_is_reported_and_the_rest_is_translated() {
         assert_eq!(finding(&translation, option).0, Verdict::Decide, "{option}");
     }
     assert_eq!(translation.report.findings.iter().filter(|found| found.option == "listening-port").count(), 1);
+}
+
+#[test]
+fn what_is_no_name_at_all_is_not_taken_for_a_short_one() {
+    let (_, translation) = loaded("is\nrealms=a\n");
+    assert_eq!(finding(&translation, "is").1, "is no option of coturn, which went on without it");
+    assert!(finding(&translation, "realms").1.ends_with("realm was meant?"));
+}
+
+#[test]
+fn quotas_and_rates_are_those_of_coturn() {
+    let (settings, translation) = loaded(&format!("static-auth-secret={SECRET}\nmax-bps=250000\n"));
+    assert_eq!(settings.turn.limits.allocation_rate.bytes_per_second, 250_000);
+    let (verdict, words) = finding(&translation, "user-quota");
+    assert!(verdict == Verdict::Safer && words.contains("100 allocations at a time"), "{words}");
+    let (settings, translation) =
+        loaded(&format!("static-auth-secret={SECRET}\nuser-quota=0\ntotal-quota=0\nmax-bps=0\n"));
+    let limits = &settings.turn.limits;
+    assert_eq!((limits.allocations_per_user, limits.allocations_total), (0, 0), "no limit");
+    assert_eq!(limits.allocation_rate.bytes_per_second, 0);
+    assert!(translation.report.findings.iter().all(|finding| finding.option != "user-quota"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use super::database::Database;
 use super::draft::{Alternates, Draft, Password, User};
 use super::fixed::{self, Fixed};
 use super::lines::{self, Line};
@@ -12,6 +13,7 @@ use super::ranges::{self, Span, Written};
 use super::report::{Report, Verdict};
 use crate::auth::opaque_string;
 use crate::config::{STRENGTH_BITS_MIN, strength_bits};
+use crate::turn::settings::Limits;
 
 /// What came of a file.
 pub(super) struct Translation {
@@ -108,7 +110,8 @@ fn report_the_others(options: &Options, report: &mut Report) {
             None => {
                 let known = options.asked.iter().copied().chain(fixed::names());
                 let near = known.map(|name| (strsim::damerau_levenshtein(name, &line.name), name)).min();
-                let near = near.filter(|(distance, _)| *distance <= 2);
+                // Two letters of a short name are all of it.
+                let near = near.filter(|(distance, name)| *distance <= 2 && distance * 3 <= name.len());
                 let meant = near.map_or_else(String::new, |(_, name)| format!("; {name} was meant?"));
                 report.add(Verdict::Unknown, line, format!("is no option of coturn, which went on without it{meant}"));
             }
@@ -164,6 +167,8 @@ fn translate_relay(options: &mut Options, draft: &mut Draft, report: &mut Report
 }
 
 fn translate_credentials(options: &mut Options, draft: &mut Draft, report: &mut Report) {
+    let files = [options.last("db"), options.last("userdb")].into_iter().flatten().max_by_key(|line| line.number);
+    let database = Database::new(files.as_ref().map(|line| line.value.as_str()), draft.realm.as_deref());
     let secrets = options.all("static-auth-secret");
     let uses_secrets = options.last("use-auth-secret").is_some() || !secrets.is_empty();
     for line in &secrets {
@@ -181,9 +186,8 @@ fn translate_credentials(options: &mut Options, draft: &mut Draft, report: &mut 
         }
     }
     if let Some(line) = options.last("use-auth-secret").filter(|_| draft.shared_secrets.is_empty()) {
-        let words = "the secrets are in the database (`select value from turn_secret`): put them into auth.shared-secrets; \
-                     until then ferryd makes one of its own";
-        report.add(Verdict::Decide, &line, words);
+        let words = format!("{}; until then ferryd makes a secret of its own", database.secrets());
+        report.add(Verdict::Decide, &line, format!("the secrets are in the database: {words}"));
     }
     if let Some(line) = options.last("rest-api-separator").filter(|line| !line.value.starts_with(':')) {
         let words = "usernames are `expiry:name`: let the application that mints them write a colon";
@@ -203,7 +207,14 @@ fn translate_credentials(options: &mut Options, draft: &mut Draft, report: &mut 
         let words = if has_credentials { "nobody relays without a credential" } else { NOBODY };
         report.add(Verdict::Safer, &line, format!("refused: {words}"));
     } else if !uses_secrets && users.is_empty() {
-        report.add_absent(Verdict::Safer, "lt-cred-mech", format!("no user and no secret is in this file: {NOBODY}"));
+        let words = format!("no user and no secret is in this file: {NOBODY}");
+        let in_database = files.is_none().then(|| format!(". Users in coturn's database: {}", database.users()));
+        report.add_absent(Verdict::Safer, "lt-cred-mech", words + &in_database.unwrap_or_default());
+    }
+    if let Some(line) = files {
+        let words = if uses_secrets { database.secrets() } else { database.users() };
+        let whose = if uses_secrets { "secrets" } else { "users" };
+        report.add(Verdict::Decide, &line, format!("ferryd reads no database. If it has {whose}, {words}"));
     }
     translate_nonces(options, draft, report);
 }
@@ -366,8 +377,18 @@ fn parse_server(text: &str, default_port: u16) -> Option<SocketAddr> {
 
 fn translate_rest(options: &mut Options, draft: &mut Draft, report: &mut Report) {
     let counts = 0..=u64::from(u32::MAX);
-    draft.allocations_total = options.number("total-quota", counts.clone(), report).filter(|count| *count > 0);
-    draft.allocations_per_user = options.number("user-quota", counts, report).filter(|count| *count > 0);
+    // 0 is no limit, to both.
+    draft.allocations_total = options.number("total-quota", counts.clone(), report);
+    draft.allocations_per_user = options.number("user-quota", counts.clone(), report);
+    if draft.allocations_per_user.is_none() && !draft.shared_secrets.is_empty() {
+        let words = format!(
+            "a name that a shared secret made a credential for has {} allocations at a time; where one name stands for \
+             many clients raise limits.allocations-per-user, 0 being no limit",
+            Limits::default().allocations_per_user
+        );
+        report.add_absent(Verdict::Safer, "user-quota", words);
+    }
+    draft.allocation_bytes_per_second = options.number("max-bps", counts, report).filter(|bytes| *bytes > 0);
     let address = options.last("prometheus-address");
     let port = options.number("prometheus-port", 1..=65535, report).unwrap_or(9641);
     if let Some(line) = options.last("prometheus") {
