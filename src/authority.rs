@@ -14,7 +14,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::turn::authorization::{Applicant, Application, Verdict};
-use crate::web::{Ask, Endpoint, Token, Trust, Url, client_config};
+use crate::web::{Ask, Endpoint, Token, Url};
 use crate::worker::{Asked, Authorizer, Command, WorkerHandle};
 
 /// Questions at a time.
@@ -93,9 +93,8 @@ pub struct Authority {
 impl Authority {
     /// Fails where authorities cannot be read.
     pub fn new(settings: Settings) -> io::Result<Self> {
-        let authorities = settings.authorities.as_deref();
-        let tls = || client_config(Trust::read(authorities)?, None);
-        let endpoint = Endpoint::new(settings.url.clone(), settings.token.clone(), tls)?;
+        let endpoint =
+            Endpoint::trusting(settings.url.clone(), settings.token.clone(), settings.authorities.as_deref())?;
         Ok(Self { settings, endpoint, counters: Arc::default() })
     }
 

@@ -40,7 +40,7 @@ use crate::net::headroom::keep_back;
 use crate::net::interfaces::{descriptor_limits, raise_descriptor_limit};
 use crate::net::tls::{self, TlsAcceptConfig, TlsSettings};
 use crate::observe::logs::Level;
-use crate::observe::records::{Recorder, Reopen};
+use crate::observe::records::{Recorder, Reopen, StartError};
 use crate::offload::{self, Mode, Offload};
 use crate::service_manager;
 use crate::turn::{Drain, PeerPolicy, Policy};
@@ -96,8 +96,15 @@ fn serve(loaded: Loaded, level: Option<Level>, ready: impl FnOnce(&Settings)) ->
     let offload = start_offload(settings);
     let (records, recorded) = Records::new(settings.sessions.wanted());
     let reopen = Reopen::default();
-    let recorder = Recorder::new(&settings.sessions, settings.log.format, recorded, records.lost(), &reopen)
-        .map_err(|source| Failure::Records { source })?;
+    let recorder =
+        Recorder::new(&settings.sessions, settings.log.format, recorded, records.lost(), &reopen).map_err(|error| {
+            match error {
+                StartError::File(source) => {
+                    Failure::RecordFile { file: settings.sessions.file.clone().unwrap_or_default(), source }
+                }
+                StartError::Webhook(source) => host("start the thread of sessions.webhook")(source),
+            }
+        })?;
     let counters = recorder.counters();
     let recorder = std::thread::Builder::new().name("recorder".to_owned()).spawn(|| recorder.run());
     let recorder = recorder.map_err(host("start the recorder's thread"))?;

@@ -153,6 +153,11 @@ impl Endpoint {
         Ok(Self { url, token, tls })
     }
 
+    /// Trusts the authorities of a PEM file, or those of the system, where the URL needs any; fails where there are none.
+    pub fn trusting(url: Url, token: Option<Token>, authorities: Option<&Path>) -> io::Result<Self> {
+        Self::new(url, token, || client_config(Trust::read(authorities)?, None))
+    }
+
     /// Posts JSON and returns the status of the answer; the rest of it is not read.
     pub fn post(&self, body: &str, patience: Duration) -> io::Result<u16> {
         Ok(self.exchange(Ask { method: "POST", path: &self.url.path, body }, None, patience)?.0)

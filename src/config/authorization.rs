@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::problem::Report;
 use super::section::Section;
-use super::values::read_token;
+use super::values::{read_token, report_distrust};
 use crate::authority::{Authority, OnFailure, Settings};
 use crate::web::Url;
 
@@ -16,7 +16,7 @@ const CACHE_MAX: Duration = Duration::from_secs(86400);
 pub(super) fn read(mut section: Section, report: &mut Report) -> Option<Settings> {
     let url = section.text("url", report).filter(|entry| !entry.value.is_empty());
     let token = section.path("token-file", report);
-    let authorities = section.path("ca", report).map(|entry| entry.value);
+    let authorities = section.path("ca", report);
     let timeout = section.duration("timeout", TIMEOUT_MIN..=TIMEOUT_MAX, report);
     let cache = section.duration("cache", Duration::ZERO..=CACHE_MAX, report);
     let on_failure = section.word("on-failure", &OnFailure::NAMES, report);
@@ -32,14 +32,13 @@ pub(super) fn read(mut section: Section, report: &mut Report) -> Option<Settings
     let settings = Settings {
         url,
         token,
-        authorities,
+        authorities: authorities.as_ref().map(|entry| entry.value.clone()),
         timeout: timeout.map_or(Settings::TIMEOUT, |entry| entry.value),
         cache: cache.map_or(Settings::CACHE, |entry| entry.value),
         on_failure: on_failure.map_or(OnFailure::Deny, |entry| entry.value),
     };
     if let Err(error) = Authority::new(settings.clone()) {
-        let remedy = "see authorization.ca, and the package ca-certificates";
-        report.problem(entry.at.problem(format!("cannot be asked: {error}"), "a service that can be trusted", remedy));
+        report_distrust(&entry.at, authorities.as_ref(), &error, report);
     }
     Some(settings)
 }
@@ -64,7 +63,8 @@ mod tests {
         assert!(found("url = \"app\"").contains("authorization.url: no such URL"));
         assert!(found("on-failure = \"open\"").contains("authorization.on-failure: found \"open\""));
         assert!(found("timeout = \"1m\"").contains("from 1s to 10s"));
-        assert!(found("url = \"https://a\"\nca = \"/dev/null\"").contains("authorization.url: cannot be asked"));
+        let words = found("url = \"https://a\"\nca = \"/dev/null\"");
+        assert!(words.contains("authorization.ca: /dev/null cannot be used (holds no PEM certificate)"), "{words}");
         assert!(found("token-file = \"/nowhere\"").contains("cannot be read"));
     }
 }

@@ -1,13 +1,14 @@
 //! Texts of the configuration that stand for durations, address ranges and tokens.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::problem::Report;
+use super::problem::{At, Report};
 use super::section::Entry;
 use crate::web::Token;
 
@@ -51,6 +52,22 @@ pub(super) fn read_token(entry: &Entry<PathBuf>, report: &mut Report) -> Option<
             None
         }
     }
+}
+
+/// Reports a web service that cannot be trusted: its authorities where they are named, else that the system has none.
+pub(super) fn report_distrust(url: &At, authorities: Option<&Entry<PathBuf>>, error: &io::Error, report: &mut Report) {
+    report.problem(match authorities {
+        Some(file) => file.at.problem(
+            format!("{} cannot be used ({error})", file.value.display()),
+            "a PEM file with the certificate of an authority",
+            "check the path and that the user ferryd runs as may read it",
+        ),
+        None => url.problem(
+            format!("cannot be asked: {error}"),
+            "a service that can be trusted",
+            "install the package ca-certificates, or name the authority of the service's certificate",
+        ),
+    });
 }
 
 /// Why a text is not a range of addresses.

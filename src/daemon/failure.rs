@@ -19,7 +19,7 @@ pub(super) enum Failure {
     Admin { socket: PathBuf, source: io::Error },
     RemoteAdmin(OpenError),
     RemoteDoor(DoorError),
-    Records { source: io::Error },
+    RecordFile { file: PathBuf, source: io::Error },
     Revocations { file: PathBuf, source: io::Error },
     Tls(TlsError),
     Host { what: &'static str, source: io::Error },
@@ -31,21 +31,20 @@ impl fmt::Display for Failure {
         match self {
             Self::Listener(error) => write!(f, "listener: {error}, {}", error.remedy()),
             Self::Inherited(error) => write!(f, "sockets of the service manager: {error}"),
-            Self::Metrics(error) => write!(f, "metrics.address: {error}, expected a free port; {}", error.remedy()),
+            Self::Metrics(error) => write!(f, "metrics.address: {error}, {}", error.remedy()),
             Self::Admin { socket, source } => write!(
                 f,
                 "admin.socket: {} cannot be served ({source}), expected a path in a directory that belongs to the user \
                  ferryd runs as; name another one, or \"off\"",
                 socket.display()
             ),
-            Self::RemoteAdmin(error) => {
-                write!(f, "admin.address: {error}, expected a free port; {}", error.remedy())
-            }
+            Self::RemoteAdmin(error) => write!(f, "admin.address: {error}, {}", error.remedy()),
             Self::RemoteDoor(error) => write!(f, "admin.address: cannot be served: {error}"),
-            Self::Records { source } => write!(
+            Self::RecordFile { file, source } => write!(
                 f,
-                "sessions: records cannot be written ({source}), expected a file in a directory that belongs to the user \
-                 ferryd runs as, and authorities that can be read; see sessions.file and sessions.webhook-ca"
+                "sessions.file: {} cannot be written ({source}), expected a file in a directory that the user ferryd runs \
+                 as may write to; make that directory, or name another file",
+                file.display()
             ),
             Self::Revocations { file, source } => write!(
                 f,
@@ -73,7 +72,7 @@ impl Failure {
             | Self::Admin { .. }
             | Self::RemoteAdmin(_)
             | Self::RemoteDoor(_)
-            | Self::Records { .. }
+            | Self::RecordFile { .. }
             | Self::Tls(_) => file(),
             Self::Inherited(_) | Self::Host { .. } | Self::Revocations { .. } | Self::WorkerEnded(_) => None,
         };

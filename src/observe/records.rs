@@ -63,6 +63,13 @@ pub struct Recorder {
     counters: Arc<Counters>,
 }
 
+/// Which of the places that records go to cannot be had.
+#[derive(Debug)]
+pub enum StartError {
+    File(io::Error),
+    Webhook(io::Error),
+}
+
 /// A request to open the file again: whoever rotates files has moved it away.
 #[derive(Clone, Debug, Default)]
 pub struct Reopen(Arc<AtomicBool>);
@@ -81,11 +88,13 @@ impl Recorder {
         records: Receiver<Record>,
         lost: Arc<AtomicU64>,
         reopen: &Reopen,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, StartError> {
         let counters = Arc::new(Counters { lost, ..Counters::default() });
-        let file = settings.file.as_deref().map(|path| RecordFile::open(path, reopen.clone())).transpose()?;
+        let file = settings.file.as_deref().map(|path| RecordFile::open(path, reopen.clone()));
+        let file = file.transpose().map_err(StartError::File)?;
         let webhook = settings.webhook.as_ref().map(|settings| Webhook::start(settings.clone(), Arc::clone(&counters)));
-        Ok(Self { records, format, file, webhook: webhook.transpose()?, counters })
+        let webhook = webhook.transpose().map_err(StartError::Webhook)?;
+        Ok(Self { records, format, file, webhook, counters })
     }
 
     pub fn counters(&self) -> Arc<Counters> {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use super::records;
-use crate::web::{Endpoint, Token, Trust, Url, client_config};
+use crate::web::{Endpoint, Token, Url};
 
 /// Events that wait for the service.
 const QUEUE_MAX: usize = 4096;
@@ -35,6 +35,13 @@ pub struct Settings {
     pub token: Option<Token>,
     /// Trusted in place of the system's authorities.
     pub authorities: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Fails where authorities cannot be read.
+    pub fn endpoint(self) -> io::Result<Endpoint> {
+        Endpoint::trusting(self.url, self.token, self.authorities.as_deref())
+    }
 }
 
 /// What became of events, since the start.
@@ -70,8 +77,7 @@ impl Webhook {
     /// Starts the thread.
     pub fn start(settings: Settings, counters: Arc<records::Counters>) -> io::Result<Self> {
         let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), counters });
-        let Settings { url, token, authorities } = settings;
-        let service = Endpoint::new(url, token, || client_config(Trust::read(authorities.as_deref())?, None))?;
+        let service = settings.endpoint()?;
         let of_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("webhook".to_owned()).spawn(move || of_thread.deliver(&service))?;

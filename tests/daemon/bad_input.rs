@@ -202,3 +202,12 @@ fn a_port_that_another_process_has_is_told() {
     let address = foreign.local_addr().unwrap().to_string();
     tells_of_the_port(&refused(|config| _ = config.listen(&[(&address, "tcp")])), "TCP", &address);
 }
+
+#[test]
+fn a_port_of_the_metrics_page_that_somebody_has_is_told_once() {
+    let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = foreign.local_addr().unwrap();
+    let ended = refused(|config| _ = config.text("metrics.address", address));
+    ended.expect_failure(EXIT_FAILURE, &["metrics.address: ", "the port is in use", "expected a free port; stop"]);
+    assert_eq!(ended.stderr.matches("expected a free port").count(), 1, "once: {}", ended.stderr);
+}

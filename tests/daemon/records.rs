@@ -107,8 +107,10 @@ fn a_reload_opens_the_file_again_and_a_stop_writes_every_record() {
 
 #[test]
 fn a_file_that_cannot_be_written_is_told_at_the_start() {
-    refused(|config| _ = config.text("sessions.file", "/nowhere/records.jsonl"))
-        .expect_failure(1, &["sessions: records cannot be written", "sessions.file"]);
+    refused(|config| _ = config.text("sessions.file", "/nowhere/records.jsonl")).expect_failure(
+        1,
+        &["sessions.file: /nowhere/records.jsonl cannot be written (No such file", "make that directory"],
+    );
     refused(|config| _ = config.text("sessions.webhook", "billing"))
         .expect_failure(78, &["sessions.webhook: no such URL"]);
 }

@@ -8,7 +8,7 @@ use super::{Finding, Verdict};
 use crate::authority::OnFailure;
 use crate::config::Settings;
 use crate::observe::webhook;
-use crate::web::{Endpoint, Token, Trust, Url, client_config};
+use crate::web::{Endpoint, Token, Url};
 
 /// A service as it is used.
 struct Service<'a> {
@@ -52,9 +52,8 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
 
 impl Service<'_> {
     fn examine(&self) -> Finding {
-        let tls = || client_config(Trust::read(self.authorities)?, None);
         let began = Instant::now();
-        let endpoint = Endpoint::new(self.url.clone(), self.token.cloned(), tls);
+        let endpoint = Endpoint::trusting(self.url.clone(), self.token.cloned(), self.authorities);
         match endpoint.and_then(|endpoint| endpoint.knock(self.patience)) {
             Ok(status) => self.answered(status, began.elapsed()),
             Err(error) => self.failed(&error),
