@@ -115,6 +115,12 @@ impl Attachments {
         missed.map(|link| link.name.clone()).collect()
     }
 
+    /// The interfaces that are named and not there: missing, down, or such as carry no Ethernet.
+    pub(super) fn absent(&self) -> impl Iterator<Item = &String> {
+        let is_there = |name: &String| self.by_ifindex.values().any(|attached| attached.name == *name);
+        self.settings.interfaces.iter().filter(move |name| !is_there(name))
+    }
+
     /// The interfaces with the programs on them, by name.
     pub(super) fn list(&self) -> Vec<(String, Method)> {
         let attached = self.by_ifindex.values();

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::attach::{Attachments, Method};
 use super::clock::Clock;
@@ -168,6 +168,12 @@ impl Offload {
             closed: Traffic::default(),
         };
         control.attach().map_err(StartError::Host)?;
+        for interface in control.attachments.absent() {
+            warn!(
+                interface,
+                "offload-interfaces names what is missing, down or no Ethernet: sockets serve until it is there"
+            );
+        }
         std::thread::Builder::new()
             .name("offload".to_owned())
             .spawn(move || control.run())

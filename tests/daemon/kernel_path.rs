@@ -475,3 +475,12 @@ fn sockets_of(process: u32) -> impl Iterator<Item = UdpSocket> {
         (fd >= 0).then(|| unsafe { UdpSocket::from_raw_fd(fd) })
     })
 }
+
+#[test]
+fn an_interface_that_is_named_and_not_there_is_told() {
+    let interfaces = format!("[\"{}\", \"ferry-none\"]", place::interface());
+    let Some(ferryd) = start(|config| _ = config.set("data-path.offload-interfaces", &interfaces)) else { return };
+    let log = ferryd.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("missing, down or no Ethernet")).collect();
+    assert!(matches!(told[..], [line] if line.contains("WARN") && line.contains("\"ferry-none\"")), "{log}");
+}
