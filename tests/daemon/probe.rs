@@ -94,3 +94,10 @@ fn a_probe_fails_in_words_for_a_wrong_password_and_a_dead_port() {
     probe(&format!("turn:{address}?transport=tcp"), &wrong, &[]).expect_failure(1, &[&dead]);
     probe(&format!("turns:{address}"), &wrong, &[]).expect_failure(1, &[&dead]);
 }
+
+#[test]
+fn a_probe_tells_where_clients_are_sent() {
+    let ferryd = Ferryd::start(|config| _ = config.text("redirect.v4", "192.0.2.9:3478"));
+    let words = ["300 Try Alternate", "it sends clients to 192.0.2.9:3478; probe that one"];
+    probe(&format!("turn:{}", ferryd.address()), &alice(), &[]).expect_failure(1, &words);
+}

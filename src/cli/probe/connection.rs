@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use stun::addr::AlternateServer;
+use stun::attributes::ATTR_ALTERNATE_SERVER;
 use stun::error_code::ErrorCodeAttribute;
 use stun::message::{CLASS_ERROR_RESPONSE, CLASS_SUCCESS_RESPONSE, Getter, Message, Method};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -25,6 +27,8 @@ use super::words::Failure;
 pub(super) struct Seen {
     /// The last error response: method, code, reason.
     pub(super) error: Option<(Method, u16, String)>,
+    /// Where that response sends clients.
+    pub(super) alternate: Option<SocketAddr>,
     /// The method of each success response, in order.
     pub(super) successes: Vec<Method>,
     /// How many ChannelData messages.
@@ -143,8 +147,9 @@ impl Connection {
 
     /// What the server answered, rather than what the client made of it.
     pub(super) fn failure(&self, step: &'static str, error: &dyn std::fmt::Display) -> Failure {
-        match self.seen().error {
-            Some((_, code, reason)) => Failure::rejected(step, code, &reason),
+        let Seen { error: rejection, alternate, .. } = self.seen();
+        match rejection {
+            Some((_, code, reason)) => Failure::rejected(step, code, &reason, alternate),
             None => Failure::new(step, format!("the answer of {} is not understood ({error})", self.address)),
         }
     }
@@ -272,7 +277,12 @@ impl Wire {
             let reason = String::from_utf8_lossy(&error.reason).into_owned();
             // Text from afar on the way to a terminal.
             let reason = reason.chars().filter(|c| !c.is_control()).take(100).collect();
-            self.tell.send_modify(|seen| seen.error = Some((stun.typ.method, error.code.0, reason)));
+            let mut server = AlternateServer::default();
+            let alternate = server.get_from_as(&stun, ATTR_ALTERNATE_SERVER).is_ok();
+            let alternate = alternate.then(|| SocketAddr::new(server.ip, server.port));
+            self.tell.send_modify(|seen| {
+                (seen.error, seen.alternate) = (Some((stun.typ.method, error.code.0, reason)), alternate);
+            });
         }
     }
 }

@@ -247,7 +247,7 @@ async fn a_name_that_does_not_exist_is_told() {
 
 #[test]
 fn every_code_has_its_words() {
-    let words = |code, step| Failure::rejected(step, code, "Reason").to_string();
+    let words = |code, step| Failure::rejected(step, code, "Reason", None).to_string();
     assert!(words(401, "allocation").contains("the clocks of both machines"));
     assert!(words(486, "allocation").contains("quota"));
     assert!(words(486, "second allocation").contains("the probe needs two"));

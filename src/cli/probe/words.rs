@@ -78,10 +78,14 @@ impl Failure {
         Self::new(step, words)
     }
 
-    /// The server rejected a request of the step.
-    pub(super) fn rejected(step: &'static str, code: u16, reason: &str) -> Self {
+    /// The server rejected a request of the step, and sends clients to the alternate server if it names one.
+    pub(super) fn rejected(step: &'static str, code: u16, reason: &str, alternate: Option<SocketAddr>) -> Self {
+        if let (300, Some(other)) = (code, alternate) {
+            let words = format!("the server answers 300 {reason}: it sends clients to {other}; probe that one");
+            return Self::new(step, words);
+        }
         let meaning = match (code, step) {
-            (300, _) => "the server sends clients to another one; probe that one",
+            (300, _) => "the server sends clients to another one, and does not say which; look at its redirect",
             (400, _) => "the server finds the request malformed; another version of the protocol may be spoken there",
             (401, _) => {
                 "the username or password is wrong, or the time-limited user has expired; compare the secrets, and the \
