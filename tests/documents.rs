@@ -117,6 +117,7 @@ fn the_configuration_in_the_kubernetes_example_is_known() {
     // The secrets are the cluster's.
     let found: Vec<_> = problems.iter().filter(|problem| !problem.found.contains("cannot be read")).collect();
     assert!(found.is_empty() && problems.len() == 2, "{problems:?}");
+    assert!(manifest.contains("\n      enableServiceLinks: false\n"), "the variables of Services are no settings");
     // The grace outlives the drain by a minute.
     assert!(block.contains("on-stop = \"30m\"") && manifest.contains("terminationGracePeriodSeconds: 1860"));
 }
