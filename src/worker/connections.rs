@@ -28,6 +28,14 @@ pub(super) struct Stream {
     to_flush: bool,
 }
 
+/// Whose streams have their turn before the others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// One that owns an allocation, or is bound to a connection with a peer.
+    Call,
+    Stranger,
+}
+
 /// One framed message on its way to a client.
 pub(super) struct Message<'a> {
     pub(super) class: Class,
@@ -42,8 +50,8 @@ pub(super) struct Message<'a> {
 pub(super) struct Connections {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Streams that may hold more than was read, each once: what comes meanwhile gives none another turn.
-    unread: VecDeque<ConnectionId>,
+    /// Streams that may hold more than was read, by [`Reader`], each once: what comes meanwhile gives none another turn.
+    unread: [VecDeque<ConnectionId>; 2],
     /// Streams with something to write, each once.
     to_flush: Vec<ConnectionId>,
     pub(super) buffers: Buffers,
@@ -109,23 +117,28 @@ impl Connections {
         self.mark(id);
     }
 
-    /// Has the stream read on in the next turn.
-    pub(super) fn mark_unread(&mut self, id: ConnectionId) {
+    /// Has the stream read when it has its turn.
+    pub(super) fn mark_unread(&mut self, id: ConnectionId, reader: Reader) {
         if let Some((stream, _)) = self.get_mut(id)
             && !std::mem::replace(&mut stream.is_unread, true)
         {
-            self.unread.push_back(id);
+            self.unread[reader as usize].push_back(id);
         }
     }
 
-    /// How many streams are to be read on.
-    pub(super) fn unread(&self) -> usize {
-        self.unread.len()
+    /// How many streams are to be read.
+    pub(super) fn unread(&self, reader: Reader) -> usize {
+        self.unread[reader as usize].len()
     }
 
-    /// A stream whose turn it is to be read on.
-    pub(super) fn pop_unread(&mut self) -> Option<ConnectionId> {
-        let id = self.unread.pop_front()?;
+    /// Whether any stream is to be read.
+    pub(super) fn has_unread(&self) -> bool {
+        self.unread.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// A stream whose turn it is to be read.
+    pub(super) fn pop_unread(&mut self, reader: Reader) -> Option<ConnectionId> {
+        let id = self.unread[reader as usize].pop_front()?;
         if let Some((stream, _)) = self.get_mut(id) {
             stream.is_unread = false;
         }

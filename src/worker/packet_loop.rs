@@ -24,6 +24,7 @@ use super::records::Records;
 use super::requests::Requests;
 use super::routes::Socket;
 use super::statistics::Statistics;
+use super::streams::READ_TIME;
 use crate::address::RelayedAddr;
 use crate::net::datagrams::{Arrival, Datagrams, SocketKey};
 use crate::net::poll::{Event, Events, sleep_precisely};
@@ -180,7 +181,7 @@ impl<D: Datagrams> Worker<D> {
             let requests = self.serve_requests(now);
             // A port that a request has let go of is free before the answer says so.
             self.handle_arrivals(now);
-            self.read_on(now);
+            self.read_on(now, READ_TIME);
             self.accept_on(now);
             self.pass_on(now);
             self.handle_neighbours(now);
@@ -203,7 +204,7 @@ impl<D: Datagrams> Worker<D> {
                 self.statistics.turns.record(ended.saturating_duration_since(now.instant));
             }
             rest = pace.rest(packets, now.instant, ended);
-            if self.packets == 0 && self.next_requests(ended).is_some() {
+            if self.packets == 0 && self.next_requests(ended).is_some() || self.streams.has_unread() {
                 rest = None;
             }
             if turn == Turn::Stop {
@@ -215,7 +216,7 @@ impl<D: Datagrams> Worker<D> {
     /// How long to wait: not at all when something is known to be unread, else until something expires.
     fn patience(&self, now: Instant) -> Option<Duration> {
         let has_more = self.datagrams.has_more() || self.more_from_neighbours;
-        if has_more || self.streams.unread() > 0 || self.associations.is_busy() {
+        if has_more || self.streams.has_unread() || self.associations.is_busy() {
             return Some(Duration::ZERO);
         }
         let streams = [self.deadlines.next(), self.peers.next_turn()];
@@ -279,7 +280,7 @@ impl<D: Datagrams> Worker<D> {
     fn handle_event(&mut self, now: Now, event: Event) {
         match Socket::of(event.token) {
             Socket::Waker => self.wake.reset(),
-            Socket::Connection(connection) => self.serve_stream(now, connection, event),
+            Socket::Connection(connection) => self.serve_stream(connection, event),
             Socket::TcpRelay(relay) => self.accept_peers(now, relay),
             Socket::Peer(peer) => self.serve_peer(now, peer, event),
             Socket::Requests(index) => {
@@ -288,15 +289,6 @@ impl<D: Datagrams> Worker<D> {
                 }
             }
             Socket::Listener(_) | Socket::Relay(_) => {}
-        }
-    }
-
-    /// Goes on with streams whose budget has ended, one more each.
-    pub(super) fn read_on(&mut self, now: Now) {
-        for _ in 0..self.streams.unread() {
-            if let Some(id) = self.streams.pop_unread() {
-                self.read_stream(now, id);
-            }
         }
     }
 

@@ -245,7 +245,7 @@ impl<D: Datagrams> Worker<D> {
                 self.carry_out_effects(now);
             }
             State::Unbound => {}
-            State::Bound { stream, .. } => self.pass_data(now, stream),
+            State::Bound { stream, .. } => self.read_later(stream),
         }
     }
 
@@ -307,7 +307,7 @@ impl<D: Datagrams> Worker<D> {
                     queue.push_back((now.instant + RATE_PAUSE, id));
                 }
                 if [0, 1].into_iter().any(|way| has_more[way] && !stream.waits[way]) {
-                    self.streams.mark_unread(id);
+                    self.read_later(id);
                 }
             }
         }

@@ -1,7 +1,10 @@
 //! Streams: from an established connection to framed messages, both ways.
 
+use std::time::Duration;
+
 use tracing::debug;
 
+use super::connections::Reader;
 use super::deadlines::Found;
 use super::packet_loop::Worker;
 use super::routes::{ConnectionId, Socket, Way};
@@ -12,8 +15,11 @@ use crate::net::stream::{Connection, Fill};
 use crate::stun::framing::frame_len;
 use crate::turn::{Forward, Now, WorkerId};
 
-/// Bytes read from one stream before the others have their turn.
-const READ_BUDGET: usize = 64 * 1024;
+/// Bytes read from one stream before the others have their turn: some 100 requests, or 4000 of the smallest messages, which
+/// is half a millisecond.
+const READ_BUDGET: usize = 16 * 1024;
+/// Time for reading streams in a turn, which media in datagrams waits for. Who is not read then is read in the next turn.
+pub(super) const READ_TIME: Duration = Duration::from_millis(1);
 
 /// What is left of a stream's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,27 +47,51 @@ impl<D: Datagrams> Worker<D> {
         }
         self.deadlines.add(now.instant, id);
         // The handshake or another worker may have read the first message along.
-        self.read_stream(now, id);
+        self.read_later(id);
     }
 
     /// An event of a stream: input, room for output, or its end.
-    pub(super) fn serve_stream(&mut self, now: Now, id: ConnectionId, event: Event) {
+    pub(super) fn serve_stream(&mut self, id: ConnectionId, event: Event) {
         let Some((stream, _)) = self.streams.get_mut(id) else { return };
         stream.hangs_up |= event.hangup || event.error;
-        if stream.peer.is_some() {
-            return self.pass_data(now, id);
-        }
-        if event.writable && stream.connection.wants_write() {
+        let is_bound = stream.peer.is_some();
+        if event.writable && !is_bound && stream.connection.wants_write() {
             self.streams.mark(id);
         }
-        if event.readable || event.hangup || event.error {
-            self.read_stream(now, id);
+        if is_bound || event.readable || event.hangup || event.error {
+            self.read_later(id);
+        }
+    }
+
+    /// Has a stream read when it has its turn.
+    pub(super) fn read_later(&mut self, id: ConnectionId) {
+        let Some((stream, _)) = self.streams.get_mut(id) else { return };
+        let is_call = stream.peer.is_some() || self.server.has_allocation(&stream.client);
+        self.streams.mark_unread(id, if is_call { Reader::Call } else { Reader::Stranger });
+    }
+
+    /// Reads streams, each once: calls first, then strangers until so much `time` has passed, and one of each at least. So
+    /// however many never pause, datagrams do not wait for much longer.
+    pub(super) fn read_on(&mut self, now: Now, time: Duration) {
+        if !self.streams.has_unread() {
+            return;
+        }
+        let until = self.clock.now().instant + time;
+        for reader in [Reader::Call, Reader::Stranger] {
+            for _ in 0..self.streams.unread(reader) {
+                if let Some(id) = self.streams.pop_unread(reader) {
+                    self.read_stream(now, id);
+                }
+                if self.clock.now().instant >= until {
+                    break;
+                }
+            }
         }
     }
 
     /// Reads what is there, up to a budget, and handles every whole message. A stream that is still to be read on has its
     /// turn then.
-    pub(super) fn read_stream(&mut self, now: Now, id: ConnectionId) {
+    fn read_stream(&mut self, now: Now, id: ConnectionId) {
         let Some((stream, buffers)) = self.streams.get_mut(id) else { return };
         if stream.peer.is_some() {
             return self.pass_data(now, id);
@@ -75,7 +105,7 @@ impl<D: Datagrams> Worker<D> {
         self.streams.mark(id);
         match (filled, framing) {
             (Ok(Fill::Drained), Framing::WantsMore) => {}
-            (Ok(Fill::Budget | Fill::Full), Framing::WantsMore) => self.streams.mark_unread(id),
+            (Ok(Fill::Budget | Fill::Full), Framing::WantsMore) => self.read_later(id),
             (Ok(_), Framing::Elsewhere(worker)) => self.hand_stream_over(id, worker),
             (Ok(_), Framing::Bound) => self.pass_data(now, id),
             (Ok(_), Framing::Lost) => {
@@ -194,6 +224,7 @@ mod tests {
     use super::*;
     use crate::net::accept::Established;
     use crate::net::admission::{AcceptLimits, Admission};
+    use crate::net::datagrams::EpollDatagrams;
     use crate::net::stream::QueueLimits;
     use crate::worker::test_support::{wait_until, worker};
 
@@ -214,10 +245,8 @@ mod tests {
         }
     }
 
-    /// With what comes in each turn epoll tells of a stream anew, which is to have one turn all the same.
-    #[test]
-    fn a_stream_that_is_never_drained_has_one_budget_in_each_turn() {
-        let mut worker = worker();
+    /// A stream that has said one thing: its client's end, and its own.
+    fn connect(worker: &mut Worker<EpollDatagrams>) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         // Room for more than two budgets.
         SockRef::from(&listener).set_recv_buffer_size(1 << 20).unwrap();
@@ -229,31 +258,63 @@ mod tests {
         // A Binding request, as nothing else begins a stream.
         client.write_all(&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).unwrap();
         wait_until(|| waiting.peek(&mut [0; 20]).is_ok_and(|len| len == 20));
+        client.set_nonblocking(true).unwrap();
         let now = worker.clock.now();
         let established = Established { stream, tls: None, client: from, server, guard };
         worker.add_stream(now, Connection::new(established, QueueLimits::default()));
-        assert_eq!(worker.packets, 1);
+        (client, waiting)
+    }
 
-        client.set_nonblocking(true).unwrap();
+    fn readable(slot: u32) -> (ConnectionId, Event) {
+        let id = ConnectionId { slot, generation: 0 };
+        let token = Socket::Connection(id).token();
+        (id, Event { token, readable: true, writable: true, error: false, hangup: false })
+    }
+
+    /// Packets of one turn.
+    fn turn(worker: &mut Worker<EpollDatagrams>, time: Duration) -> usize {
+        worker.packets = 0;
+        worker.read_on(worker.clock.now(), time);
+        worker.packets
+    }
+
+    /// With what comes in each turn epoll tells of a stream anew, which is to have one turn all the same.
+    #[test]
+    fn a_stream_that_is_never_drained_has_one_budget_in_each_turn() {
+        let mut worker = worker();
+        let (client, waiting) = connect(&mut worker);
+        assert_eq!(turn(&mut worker, READ_TIME), 1);
         let (mut rest, mut peeked) = (Vec::new(), vec![0; 2 * READ_BUDGET]);
-        let id = ConnectionId { slot: 0, generation: 0 };
-        let event = Event {
-            token: Socket::Connection(id).token(),
-            readable: true,
-            writable: true,
-            error: false,
-            hangup: false,
-        };
-        for turn in 0..4 {
+        let (id, event) = readable(0);
+        for number in 0..4 {
             wait_until(|| {
                 flood(&client, &mut rest);
                 waiting.peek(&mut peeked).is_ok_and(|len| len == peeked.len())
             });
-            worker.packets = 0;
-            worker.serve_stream(now, id, event);
-            worker.read_on(now);
-            let budgets = if turn == 0 { 2 } else { 1 };
-            assert_eq!(worker.packets, budgets * READ_BUDGET / MESSAGE_BYTES, "turn {turn}");
+            worker.serve_stream(id, event);
+            worker.serve_stream(id, event);
+            assert_eq!(turn(&mut worker, READ_TIME), READ_BUDGET / MESSAGE_BYTES, "turn {number}");
         }
+    }
+
+    #[test]
+    fn many_streams_that_are_never_drained_share_the_time_of_a_turn() {
+        let mut worker = worker();
+        let streams: Vec<_> = (0..4).map(|_| connect(&mut worker)).collect();
+        while turn(&mut worker, READ_TIME) > 0 {}
+        for (client, waiting) in &streams {
+            wait_until(|| {
+                flood(client, &mut Vec::new());
+                waiting.peek(&mut [0; 2 * READ_BUDGET]).is_ok_and(|len| len == 2 * READ_BUDGET)
+            });
+        }
+        (0..4).for_each(|slot| {
+            let (id, event) = readable(slot);
+            worker.serve_stream(id, event);
+        });
+        // With no time at all it is one, which is the last to have another turn.
+        assert_eq!(turn(&mut worker, Duration::ZERO), READ_BUDGET / MESSAGE_BYTES);
+        let next = std::iter::from_fn(|| worker.streams.pop_unread(Reader::Stranger));
+        assert_eq!(next.map(|id| id.slot).collect::<Vec<_>>(), [1, 2, 3, 0]);
     }
 }
