@@ -19,6 +19,7 @@ pub(crate) const NETWORK_MAC: [u8; 6] = [2, 0, 0, 0, 0xfb, 2];
 
 /// ETHTOOL_STXCSUM and ETHTOOL_SGRO of linux/ethtool.h and SIOCETHTOOL of linux/sockios.h.
 const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_STSO: u32 = 0x1f;
 const ETHTOOL_SGRO: u32 = 0x2c;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
@@ -124,6 +125,12 @@ pub(crate) fn take_in_batches(interface: &str) -> Result<()> {
 /// Has senders complete their checksums, as network cards do.
 pub(crate) fn complete_checksums(interface: &str) -> Result<()> {
     switch(interface, ETHTOOL_STXCSUM, false)
+}
+
+/// Has the kernel cut trains of TCP. Only to such a veth's other end do datagrams of sockets go by the thread that takes
+/// frames there, and not within the call that sends them.
+pub(crate) fn cut_tcp(interface: &str) -> Result<()> {
+    switch(interface, ETHTOOL_STSO, false)
 }
 
 /// Switches a feature of an interface.

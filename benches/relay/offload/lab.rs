@@ -8,7 +8,9 @@ use std::process::Command;
 
 use crate::failure::{Doing, Result};
 use crate::machine;
-use crate::namespaces::{self, NETWORK, Namespaces, SERVER, SERVER_LINK, ip, link, run, take_in_batches, text};
+use crate::namespaces::{
+    self, NETWORK, Namespaces, SERVER, SERVER_LINK, cut_tcp, ip, link, run, take_in_batches, text,
+};
 pub(super) use crate::namespaces::{NETWORK_LINK, NETWORK_MAC, SERVER_MAC};
 
 /// What lies beyond the server's host, where that is to forward, and its other end.
@@ -16,6 +18,12 @@ const BEYOND_LINK: &str = "fbbeyond";
 const FAR_LINK: &str = "fbfar";
 const BEYOND_MAC: [u8; 6] = [2, 0, 0, 0, 0xfb, 3];
 const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0xfb, 4];
+
+/// Where trains from the server are cut, in the network, and where their frames arrive then.
+pub(super) const CUT_LINK: &str = "fbcut";
+const CUT_END_LINK: &str = "fbcutend";
+const CUT_MAC: [u8; 6] = [2, 0, 0, 0, 0xfb, 5];
+const CUT_END_MAC: [u8; 6] = [2, 0, 0, 0, 0xfb, 6];
 
 /// A veth holds 256 frames: 12 million a second.
 const SINK_INTERVAL_NS: u64 = 20_000;
@@ -67,13 +75,15 @@ impl Lab {
     pub(super) fn build(server_core: usize, sink_core: usize) -> Result<Self> {
         let lab = Self { namespaces: Namespaces::build()?, server_core };
         link((SERVER, BEYOND_LINK, BEYOND_MAC), (FAR_LINK, FAR_MAC))?;
+        link((NETWORK, CUT_LINK, CUT_MAC), (CUT_END_LINK, CUT_END_MAC))?;
         lab.address()?;
         lab.on_server(|| {
             take_in_batches(SERVER_LINK)?;
+            cut_tcp(SERVER_LINK)?;
             take_in_batches(BEYOND_LINK)
         })?;
         lab.namespaces.enter_network()?;
-        for interface in [NETWORK_LINK, FAR_LINK] {
+        for interface in [NETWORK_LINK, FAR_LINK, CUT_END_LINK] {
             take_in_batches(interface)?;
             // Frames are taken by a thread on the other core.
             set(interface, "threaded", 1)?;
@@ -151,9 +161,9 @@ pub(super) fn server_ifindex() -> Result<u32> {
     ifindex(SERVER_LINK)
 }
 
-/// Where frames arrive.
-pub(super) fn sinks() -> Result<[u32; 2]> {
-    Ok([ifindex(NETWORK_LINK)?, ifindex(FAR_LINK)?])
+/// Where frames arrive behind others.
+pub(super) fn far_sinks() -> Result<[u32; 2]> {
+    Ok([ifindex(FAR_LINK)?, ifindex(CUT_END_LINK)?])
 }
 
 /// Changes what sysfs has of an interface of the network.

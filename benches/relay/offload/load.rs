@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData};
-use aya::programs::{TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::programs::xdp::XdpLinkId;
+use aya::programs::{SchedClassifier, TcAttachType, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, TestRun as _};
 
 use super::frames::Frame;
-use super::lab::{self, Lab, NETWORK_LINK};
+use super::lab::{self, CUT_LINK, Lab, NETWORK_LINK};
 use crate::failure::{Doing, Failure, Result};
 use crate::machine::{self, Reading};
 
@@ -18,6 +19,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("yardstick.o");
 /// Programs for the server's interface: one that ends every frame, and the bare reflector.
 pub(super) const DROP: &str = "bench_drop";
 pub(super) const REFLECT: &str = "bench_reflect";
+/// Programs for the network's.
+const GENERATE: &str = "bench_generate";
+const SINK: &str = "bench_sink";
+const PASS_ON: &str = "bench_pass_on";
 
 /// Frames of a load at most: calls in both directions.
 const FRAMES_MAX: u32 = 8192;
@@ -39,7 +44,7 @@ struct Control {
     ifindex: u32,
     frames: u32,
     run: u32,
-    unused: u32,
+    cut_ifindex: u32,
 }
 
 /// `struct progress`.
@@ -74,6 +79,8 @@ pub(super) struct Outcome {
 /// The generator and the sink in the network, and the reflector for the server's host.
 pub(super) struct Load {
     ebpf: Ebpf,
+    /// The sink on the server's own link; none while what arrives there goes on to where trains are cut.
+    sink: Option<XdpLinkId>,
     controls: Array<MapData, Control>,
     progresses: Array<MapData, Progress>,
     frames: Array<MapData, Frame>,
@@ -90,13 +97,15 @@ impl Load {
             loader.map_max_entries(name, FRAMES_MAX);
         }
         let mut ebpf = loader.load(OBJECT).doing("load the generator (is this root?)")?;
-        for name in ["bench_generate", "bench_sink", DROP, REFLECT] {
+        for name in [GENERATE, SINK, DROP, REFLECT] {
             program(&mut ebpf, name)?.load().map_err(words).doing(format_args!("load {name}"))?;
         }
-        for interface in lab::sinks()? {
-            attach(program(&mut ebpf, "bench_sink")?, interface)?;
+        pass_on(&mut ebpf)?.load().map_err(words).doing(format_args!("load {PASS_ON}"))?;
+        for interface in lab::far_sinks()? {
+            attach(program(&mut ebpf, SINK)?, interface)?;
         }
         Ok(Self {
+            sink: Some(attach(program(&mut ebpf, SINK)?, lab::ifindex(NETWORK_LINK)?)?),
             controls: array(&mut ebpf, "controls")?,
             progresses: array(&mut ebpf, "progresses")?,
             frames: array(&mut ebpf, "frames")?,
@@ -109,7 +118,25 @@ impl Load {
     /// Puts a program on the server's interface, until [`Self::take`].
     pub(super) fn put(&mut self, name: &str, lab: &Lab) -> Result<()> {
         let program = program(&mut self.ebpf, name)?;
-        lab.on_server(|| attach(program, lab::server_ifindex()?))
+        lab.on_server(|| attach(program, lab::server_ifindex()?)).map(drop)
+    }
+
+    /// Does something while the server's link takes trains whole, as network cards do that cut them. They are cut behind
+    /// it, and it is their frames that are checked.
+    ///
+    /// A veth takes none while a program is on its other end.
+    pub(super) fn with_trains<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if let Some(sink) = self.sink.take() {
+            let taken = program(&mut self.ebpf, SINK)?.detach(sink).map_err(words);
+            taken.doing("take the sink away")?;
+        }
+        let passing_on = pass_on(&mut self.ebpf)?.attach(NETWORK_LINK, TcAttachType::Ingress).map_err(words);
+        let passing_on = passing_on.doing("pass trains on to where they are cut")?;
+        let worked = work(self);
+        let ended = pass_on(&mut self.ebpf)?.detach(passing_on).map_err(words);
+        ended.doing("take the program away that passes trains on")?;
+        self.sink = Some(attach(program(&mut self.ebpf, SINK)?, lab::ifindex(NETWORK_LINK)?)?);
+        worked
     }
 
     pub(super) fn take(&mut self, name: &str) -> Result<()> {
@@ -132,7 +159,7 @@ impl Load {
         let warm_up = (host.seconds / 4.0).clamp(0.1, 0.5);
         let mut control = self.set_up(pairs, drive, run)?;
         let Self { ebpf, controls, progresses, .. } = self;
-        let generator = program(ebpf, "bench_generate")?;
+        let generator = program(ebpf, GENERATE)?;
         let (is_over, thread) = (AtomicBool::new(false), AtomicU32::new(0));
         let measured = std::thread::scope(|scope| {
             let maker = scope.spawn(|| {
@@ -159,8 +186,8 @@ impl Load {
             self.numbers.set(index, 0, 0).map_err(words).doing("store a number")?;
         }
         let window = if drive == Drive::Send { WINDOW } else { 0 };
-        let (ifindex, frames) = (lab::ifindex(NETWORK_LINK)?, pairs.len() as u32);
-        let control = Control { window, ifindex, frames, run, ..Control::default() };
+        let [ifindex, cut_ifindex] = [lab::ifindex(NETWORK_LINK)?, lab::ifindex(CUT_LINK)?];
+        let control = Control { window, ifindex, frames: pairs.len() as u32, run, cut_ifindex, ..Control::default() };
         self.progresses.set(0, Progress::default(), 0).map_err(words).doing("begin to count")?;
         self.controls.set(0, control, 0).map_err(words).doing("tell the generator what to do")?;
         Ok(control)
@@ -312,14 +339,19 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     program.try_into().map_err(words).doing(format_args!("use {name}"))
 }
 
+fn pass_on(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    let program = ebpf.program_mut(PASS_ON).doing(format_args!("find {PASS_ON} in the object"))?;
+    program.try_into().map_err(words).doing(format_args!("use {PASS_ON}"))
+}
+
 fn array<T: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Array<MapData, T>> {
     let map = ebpf.take_map(name).doing(format_args!("find the map {name} in the object"))?;
     map.try_into().map_err(words).doing(format_args!("use the map {name}"))
 }
 
-fn attach(program: &mut Xdp, ifindex: u32) -> Result<()> {
+fn attach(program: &mut Xdp, ifindex: u32) -> Result<XdpLinkId> {
     let attached = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(words);
-    attached.map(drop).doing("put a program on an interface")
+    attached.doing("put a program on an interface")
 }
 
 /// An error with its causes, on one line.

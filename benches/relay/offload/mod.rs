@@ -34,13 +34,15 @@ pub(crate) struct Row {
     calls: u16,
     payload_len: usize,
     train: Train,
+    /// The server's link takes trains whole.
+    takes_trains: bool,
 }
 
 const fn by(batch: u32) -> Train {
     Train { batch, run: 1 }
 }
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 7] = [
     Row {
         name: "calls-1000",
         what: "1000 calls, both ways, 160 bytes, IPv4, 5 packets at a time: with 50 packets/s of each call each way, what a \
@@ -49,6 +51,7 @@ const ROWS: [Row; 6] = [
         calls: 1000,
         payload_len: PAYLOAD_LEN,
         train: by(5),
+        takes_trains: false,
     },
     Row {
         name: "calls-1000-v6",
@@ -57,6 +60,7 @@ const ROWS: [Row; 6] = [
         calls: 1000,
         payload_len: PAYLOAD_LEN,
         train: by(5),
+        takes_trains: false,
     },
     Row {
         name: "calls-1000-alone",
@@ -65,6 +69,7 @@ const ROWS: [Row; 6] = [
         calls: 1000,
         payload_len: PAYLOAD_LEN,
         train: by(1),
+        takes_trains: false,
     },
     Row {
         name: "saturated",
@@ -73,6 +78,7 @@ const ROWS: [Row; 6] = [
         calls: 100,
         payload_len: PAYLOAD_LEN,
         train: by(64),
+        takes_trains: false,
     },
     Row {
         name: "saturated-v6",
@@ -81,15 +87,26 @@ const ROWS: [Row; 6] = [
         calls: 100,
         payload_len: PAYLOAD_LEN,
         train: by(64),
+        takes_trains: false,
     },
     Row {
         name: "bursts",
         what: "16 calls, both ways, 1200 bytes, IPv4, 16 packets of a flow at a time, each in a frame of its own: what a \
-               network card gathers of a video's frame",
+               network card gathers of a video's frame. The server's link takes trains, as one does that cuts them itself",
         family: Family::V4,
         calls: 16,
         payload_len: LONG_PAYLOAD_LEN,
         train: Train { batch: 16, run: 16 },
+        takes_trains: true,
+    },
+    Row {
+        name: "bursts-cut",
+        what: "the same where the link takes no trains, and the kernel cuts them before it",
+        family: Family::V4,
+        calls: 16,
+        payload_len: LONG_PAYLOAD_LEN,
+        train: Train { batch: 16, run: 16 },
+        takes_trains: false,
     },
 ];
 
@@ -177,7 +194,8 @@ fn measure_running(load: &mut Load, row: &Row, running: &Running, server_core: u
     let pairs = running.set_up(row.family, row.calls, row.payload_len)?;
     std::thread::sleep(SETTLING);
     let host = Host { core: server_core, servers: running.processes(), seconds };
-    load.run(&pairs, Drive::Send, row.train, &host)
+    let run = |load: &mut Load| load.run(&pairs, Drive::Send, row.train, &host);
+    if row.takes_trains { load.with_trains(run) } else { run(load) }
 }
 
 /// What the generator itself needs, up to a driver that has the frame.

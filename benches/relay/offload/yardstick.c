@@ -1,5 +1,5 @@
 /* The generator, the sink and the bare reflector of `benches/relay --offload`: XDP programs on the two ends of a veth
- * pair. The generator is run by BPF_PROG_TEST_RUN with live frames, once for each frame.
+ * pair, and a tc program for what arrives there in trains. The generator is run by BPF_PROG_TEST_RUN with live frames, once for each frame.
  *
  * Data carries MARK, the index of its frame, a number and the number's complement, so that every frame of an index has one
  * checksum, which the sender of this bench knows beforehand. */
@@ -35,7 +35,8 @@ struct control {
 	u32 frames;
 	/* Frames of a flow that follow each other. */
 	u32 run;
-	u32 unused;
+	/* The interface that cuts trains. */
+	u32 cut_ifindex;
 };
 
 struct progress {
@@ -192,6 +193,14 @@ SECTION("xdp") int bench_sink(struct xdp_md *xdp)
 	}
 #undef EACH
 	return XDP_PASS;
+}
+
+/* Trains go on to where they are cut. */
+SECTION("classifier") int bench_pass_on(struct __sk_buff *skb __attribute__((unused)))
+{
+	u32 zero = 0;
+	struct control *control = map_lookup(&controls, &zero);
+	return control && control->cut_ifindex ? redirect(control->cut_ifindex, 0) : TC_DROP;
 }
 
 /* The end of whatever a driver hands over: what is left is the generator's own time. */
