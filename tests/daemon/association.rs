@@ -159,12 +159,13 @@ impl Association {
         self.await_close();
     }
 
-    /// Waits for the server to end it.
+    /// Waits for the server to end it. What comes before is an answer once more, to a request that was sent twice.
     pub(crate) fn await_close(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         self.socket().set_read_timeout(Some(LOOK)).unwrap();
         loop {
             match self.stream.ssl_read(&mut [0; 100]) {
+                Ok(_) => {}
                 Err(error) if error.code() == ErrorCode::ZERO_RETURN => return,
                 Err(error) if error.code() == ErrorCode::WANT_READ => {}
                 other => panic!("{other:?} is no close_notify"),
