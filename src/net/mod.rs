@@ -47,6 +47,6 @@ pub mod tls;
 pub mod udp;
 
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 #[cfg(test)]
 mod test_tls;

@@ -144,7 +144,7 @@ pub fn set_dont_fragment(socket: &UdpSocket, dont_fragment: bool) -> io::Result<
 
 /// Has a socket receive several datagrams as one where they follow each other, are of one source and of one length, but for
 /// the last (UDP_GRO, udp(7)). For good: what waits merged would lose its boundaries if that were taken back.
-pub(super) fn merge(socket: &UdpSocket) -> io::Result<()> {
+pub fn merge(socket: &UdpSocket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
@@ -287,7 +287,7 @@ fn relay_options(family: Family) -> &'static [SocketOption] {
     }
 }
 
-fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+pub(super) fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed for the call, and the kernel reads size_of::<c_int>() bytes from `value`.
     let result = unsafe {
         libc::setsockopt(

@@ -5,9 +5,16 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::poll::{Event, Events, Interest, Poll, Token};
+use super::socket::set_option;
 use super::udp::RecvBatch;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Has what is sent cut into datagrams of `each` bytes, the last of which may be shorter; on loopback they stay together
+/// for a socket that merges.
+pub(crate) fn send_in_trains(socket: &UdpSocket, each: usize) {
+    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, each as i32).unwrap();
+}
 
 /// Waits until a datagram can be read.
 pub(in crate::net) fn wait_for_datagram(socket: &impl AsFd) {

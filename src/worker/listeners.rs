@@ -88,6 +88,8 @@ pub(super) struct Listener {
 pub(super) struct Served {
     listener: Listener,
     keys: Vec<SocketKey>,
+    /// Its sockets for requests were asked to receive runs as one.
+    merges_requests: bool,
 }
 
 /// The listeners by their index.
@@ -129,9 +131,11 @@ pub(super) fn serve<D: Datagrams>(
     let mut keys = Vec::new();
     let result = register(index, stand, datagrams, requests, &mut keys);
     match (result, keys.first()) {
-        (Ok(address), Some(key)) => {
-            Ok(Served { listener: Listener { key: *key, address, terms: stand.terms.clone() }, keys })
-        }
+        (Ok(address), Some(key)) => Ok(Served {
+            listener: Listener { key: *key, address, terms: stand.terms.clone() },
+            keys,
+            merges_requests: false,
+        }),
         (result, _) => {
             keys.into_iter().for_each(|key| datagrams.remove(key));
             requests.remove(datagrams.poll(), index);
@@ -205,6 +209,17 @@ impl<D: Datagrams> Worker<D> {
         }
         if let Some(stand) = stands.get_mut(usize::from(index)).and_then(Option::take) {
             self.statistics.listener_drops += stand.drops();
+        }
+    }
+
+    /// Has what requests arrive at receive runs as one, as what media arrives at does.
+    pub(super) fn merge_requests(&mut self, index: u16) {
+        if let Some(Some(served)) = self.listeners.served.get_mut(usize::from(index))
+            && !served.merges_requests
+            && let Some(requests) = &self.requests
+        {
+            served.merges_requests = true;
+            requests.merge(index);
         }
     }
 

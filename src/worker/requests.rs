@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::routes::Socket;
 use crate::net::poll::{Interest, Poll};
+use crate::net::socket::merge;
 use crate::net::steering::{Queue, Rule, Then};
 use crate::net::udp::RecvBatch;
 use crate::stun::header::{MAGIC_COOKIE, join_type};
@@ -80,12 +81,17 @@ struct Waiting {
     has_more: bool,
     /// What the kernel has dropped, as it last said.
     dropped: u32,
+    /// Datagrams in a slot, about, as it was last read.
+    in_a_slot: usize,
 }
 
 /// What was read of one socket.
 pub(super) struct Taken {
     pub(super) listener: u16,
-    pub(super) count: usize,
+    /// The slots that hold something.
+    pub(super) slots: usize,
+    /// How many datagrams that are.
+    pub(super) datagrams: usize,
     /// How many of them are served whose clients have no allocation; the others are not.
     pub(super) strangers_max: usize,
     /// Datagrams that the kernel has dropped since the last time.
@@ -101,12 +107,21 @@ impl Requests {
     pub(super) fn add(&mut self, poll: &Poll, listener: u16, queue: Queue, socket: UdpSocket) -> io::Result<()> {
         let free = self.sockets.iter().position(Option::is_none).unwrap_or(self.sockets.len());
         poll.add(&socket, Socket::Requests(free as u16).token(), Interest::Readable, true)?;
-        let waiting = Some(Waiting { listener, queue, socket, has_more: false, dropped: 0 });
+        let waiting = Some(Waiting { listener, queue, socket, has_more: false, dropped: 0, in_a_slot: 1 });
         match self.sockets.get_mut(free) {
             Some(place) => *place = waiting,
             None => self.sockets.push(waiting),
         }
         Ok(())
+    }
+
+    /// Has the sockets of a listener receive runs as one. Before it knows where datagrams go the kernel asks any socket of
+    /// their address whether it is to merge them, so that those for media merge only their share alone.
+    pub(super) fn merge(&self, listener: u16) {
+        for waiting in self.sockets.iter().flatten().filter(|waiting| waiting.listener == listener) {
+            // What it refuses goes on as it was.
+            let _ = merge(&waiting.socket);
+        }
     }
 
     /// Closes the sockets of a listener.
@@ -146,15 +161,23 @@ impl Requests {
         let budget = self.budget(queue, now, media);
         let waiting = self.sockets.get_mut(index)?.as_mut().filter(|waiting| waiting.has_more && budget > 0)?;
         self.batch.clear();
+        let slots = (budget / waiting.in_a_slot).max(1);
         // What fails here is the host's want of memory; the next arrival tells again.
-        let received = self.batch.recv(&waiting.socket, budget).unwrap_or(0..0);
-        waiting.has_more = received.len() == budget;
-        let told = received.clone().rev().find_map(|slot| self.batch.meta(slot).drops);
+        let received = self.batch.recv(&waiting.socket, slots).unwrap_or(0..0);
+        waiting.has_more = received.len() == slots;
+        let (mut datagrams, mut told) = (0, None);
+        for meta in received.clone().map(|slot| self.batch.meta(slot)) {
+            datagrams += meta.datagrams();
+            told = meta.drops.or(told);
+        }
+        waiting.in_a_slot = datagrams.div_ceil(received.len().max(1)).max(1);
         let dropped = told.map_or(0, |told| told.wrapping_sub(waiting.dropped));
         waiting.dropped = told.unwrap_or(waiting.dropped);
-        let is_flooded = queue == Queue::Few && waiting.has_more;
-        let strangers_max = if is_flooded { IMPOSTORS_MAX } else { usize::MAX };
-        Some(Taken { listener: waiting.listener, count: received.len(), strangers_max, dropped })
+        let strangers_max = match queue {
+            Queue::Few if waiting.has_more => IMPOSTORS_MAX,
+            Queue::Few | Queue::Many | Queue::Rest => budget,
+        };
+        Some(Taken { listener: waiting.listener, slots: received.len(), datagrams, strangers_max, dropped })
     }
 
     /// How often a socket is read in a turn while it fills its batch.
@@ -227,6 +250,7 @@ impl Shedding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::test_support::send_in_trains;
 
     #[test]
     fn strangers_get_all_of_the_time_until_the_worker_is_held_up() {
@@ -242,25 +266,57 @@ mod tests {
         assert!(shedding.may_serve(begin + cost * 4));
     }
 
+    /// A socket that requests wait in, by its index, with one that sends to it.
+    fn waiting(requests: &mut Requests, poll: &Poll, queue: Queue) -> (usize, UdpSocket) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(socket.local_addr().unwrap()).unwrap();
+        let index = requests.len();
+        requests.add(poll, 0, queue, socket).unwrap();
+        (index, sender)
+    }
+
     #[test]
     fn a_full_batch_of_live_calls_is_served_for_few_strangers() {
         let poll = Poll::new().unwrap();
         let mut requests = Requests::new();
-        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for (queue, of_full) in [(Queue::Few, IMPOSTORS_MAX), (Queue::Rest, usize::MAX)] {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.set_nonblocking(true).unwrap();
-            let address = socket.local_addr().unwrap();
-            let index = requests.len();
-            requests.add(&poll, 0, queue, socket).unwrap();
-            (0..BATCH + 6).for_each(|_| _ = sender.send_to(b"request", address).unwrap());
+        for (queue, of_full) in [(Queue::Few, IMPOSTORS_MAX), (Queue::Rest, BATCH)] {
+            let (index, sender) = waiting(&mut requests, &poll, queue);
+            (0..BATCH + 6).for_each(|_| _ = sender.send(b"request").unwrap());
             requests.mark(index as u16);
-            let mut take = || requests.take(index, Instant::now(), 0).map(|taken| (taken.count, taken.strangers_max));
+            let mut take =
+                || requests.take(index, Instant::now(), 0).map(|taken| (taken.datagrams, taken.strangers_max));
             assert_eq!(take(), Some((BATCH, of_full)));
-            assert_eq!(take(), Some((6, usize::MAX)), "what is not full is no flood");
+            assert_eq!(take(), Some((6, BATCH)), "what is not full is no flood");
             assert_eq!(take(), None);
         }
         assert_eq!([0, 1].map(|index| requests.rounds(index)), [ROUNDS, 1]);
+    }
+
+    #[test]
+    fn runs_are_read_for_what_they_hold() {
+        const RUN: usize = 16;
+        let poll = Poll::new().unwrap();
+        let mut requests = Requests::new();
+        let (index, sender) = waiting(&mut requests, &poll, Queue::Few);
+        requests.merge(0);
+        // The sender's train arrives as one; its end is shorter.
+        send_in_trains(&sender, 10);
+        (0..BATCH).for_each(|_| assert_eq!(sender.send(&[7; 10 * RUN - 3]).unwrap(), 10 * RUN - 3));
+        requests.mark(index as u16);
+        let mut take = || {
+            let taken = requests.take(index, Instant::now(), 0)?;
+            let meta = requests.batch.meta(0);
+            let lens: Vec<_> = meta.cut(requests.batch.datagram(0)).map(<[u8]>::len).collect();
+            assert_eq!((lens.len(), lens[0], lens[RUN - 1]), (RUN, 10, 7));
+            Some((taken.slots, taken.datagrams, taken.strangers_max))
+        };
+        assert_eq!(take(), Some((BATCH, BATCH * RUN, IMPOSTORS_MAX)), "the first time nobody knows");
+        (0..BATCH / RUN + 1).for_each(|_| _ = sender.send(&[7; 10 * RUN - 3]).unwrap());
+        assert_eq!(take(), Some((BATCH / RUN, BATCH, IMPOSTORS_MAX)));
+        assert_eq!(take(), Some((1, RUN, BATCH)));
+        assert_eq!(take(), None);
     }
 
     #[test]

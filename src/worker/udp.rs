@@ -18,7 +18,7 @@ use crate::net::dtls::is_dtls;
 use crate::net::error_queue::read_error_queue;
 use crate::net::socket::set_dont_fragment;
 use crate::net::stream::Class;
-use crate::net::udp::{HEADROOM, RecvBatch};
+use crate::net::udp::{HEADROOM, RecvBatch, RecvMeta};
 use crate::turn::{Forward, IcmpError, Now, RelayId, WorkerId};
 
 /// Packets taken from other workers in one turn.
@@ -36,6 +36,9 @@ pub(super) enum Body<'a> {
 impl<D: Datagrams> Worker<D> {
     /// A datagram from a client.
     pub(super) fn handle_client_datagram(&mut self, now: Now, index: u16, datagram: &Datagram) {
+        if datagram.in_run {
+            self.merge_requests(index);
+        }
         let Some(listener) = self.listeners.get(index) else { return };
         if datagram.truncated {
             self.statistics.truncated += 1;
@@ -93,7 +96,7 @@ impl<D: Datagrams> Worker<D> {
                 for _ in 0..requests.rounds(index) {
                     let Some(taken) = requests.take(index, now.instant, self.packets) else { break };
                     self.handle_requests(now, &requests.batch, &taken);
-                    served += taken.count;
+                    served += taken.datagrams;
                 }
             }
             if let Some(began) = began {
@@ -107,51 +110,57 @@ impl<D: Datagrams> Worker<D> {
     fn handle_requests(&mut self, now: Now, batch: &RecvBatch, taken: &Taken) {
         self.statistics.requests_shed += u64::from(taken.dropped);
         let mut strangers = 0;
-        for slot in 0..taken.count {
+        for slot in 0..taken.slots {
             let meta = batch.meta(slot);
             if meta.truncated {
                 self.statistics.truncated += 1;
                 continue;
             }
-            let Some(listener) = self.listeners.get(taken.listener) else { return };
-            if listener.is_behind_proxies() {
-                let arrived = Arrived { listener: taken.listener, from: meta.from, to: meta.to, tos: meta.tos };
-                self.handle_proxy(now, &arrived, batch.datagram(slot));
-                continue;
+            for bytes in meta.cut(batch.datagram(slot)) {
+                self.handle_request(now, taken, &meta, bytes, &mut strangers);
             }
-            let client = listener.five_tuple(meta.from, meta.to);
-            let Terms { accept, calls_alone, .. } = listener.terms;
-            if taken.strangers_max < taken.count && self.is_stranger(&client) {
-                strangers += 1;
-                if strangers > taken.strangers_max {
-                    self.statistics.requests_shed += 1;
-                    continue;
-                }
-            }
-            let path = Path::Direct { scope: scope_of(meta.from) };
-            let route = Way::Udp { listener: taken.listener, path }.route();
-            let bytes = batch.datagram(slot);
-            match told_apart(accept, bytes) {
-                Spoken::Plain if self.is_closed_to(calls_alone, &client) => {
-                    self.statistics.removed_listener += 1;
-                    continue;
-                }
-                Spoken::Plain => {}
-                Spoken::Unwanted => {
-                    self.associations.statistics.plain += 1;
-                    continue;
-                }
-                Spoken::Dtls => {
-                    let at = At { client, listener: taken.listener, path, tos: meta.tos, home: None };
-                    self.handle_dtls(now, at, bytes);
-                    continue;
-                }
-            }
-            if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
-                self.forward(now, forward, Body::Bytes(bytes), meta.tos);
-            }
-            self.carry_out_effects(now);
         }
+    }
+
+    /// `strangers` is how many of those that were taken come from clients without allocation.
+    fn handle_request(&mut self, now: Now, taken: &Taken, meta: &RecvMeta, bytes: &[u8], strangers: &mut usize) {
+        let Some(listener) = self.listeners.get(taken.listener) else { return };
+        if listener.is_behind_proxies() {
+            let arrived = Arrived { listener: taken.listener, from: meta.from, to: meta.to, tos: meta.tos };
+            self.handle_proxy(now, &arrived, bytes);
+            return;
+        }
+        let client = listener.five_tuple(meta.from, meta.to);
+        let Terms { accept, calls_alone, .. } = listener.terms;
+        if taken.strangers_max < taken.datagrams && self.is_stranger(&client) {
+            *strangers += 1;
+            if *strangers > taken.strangers_max {
+                self.statistics.requests_shed += 1;
+                return;
+            }
+        }
+        let path = Path::Direct { scope: scope_of(meta.from) };
+        match told_apart(accept, bytes) {
+            Spoken::Plain if self.is_closed_to(calls_alone, &client) => {
+                self.statistics.removed_listener += 1;
+                return;
+            }
+            Spoken::Plain => {}
+            Spoken::Unwanted => {
+                self.associations.statistics.plain += 1;
+                return;
+            }
+            Spoken::Dtls => {
+                let at = At { client, listener: taken.listener, path, tos: meta.tos, home: None };
+                self.handle_dtls(now, at, bytes);
+                return;
+            }
+        }
+        let route = Way::Udp { listener: taken.listener, path }.route();
+        if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
+            self.forward(now, forward, Body::Bytes(bytes), meta.tos);
+        }
+        self.carry_out_effects(now);
     }
 
     /// A datagram from a peer.

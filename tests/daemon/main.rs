@@ -52,6 +52,7 @@ mod settings;
 mod soak;
 mod streams;
 mod tcp_allocations;
+mod trains;
 mod verbs;
 
 use std::sync::Arc;

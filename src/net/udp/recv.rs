@@ -34,6 +34,19 @@ pub struct RecvMeta {
     pub each: Option<usize>,
 }
 
+impl RecvMeta {
+    /// How many datagrams it is.
+    pub fn datagrams(&self) -> usize {
+        self.each.map_or(1, |each| self.len.div_ceil(each))
+    }
+
+    /// The datagrams in what was received.
+    pub fn cut<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let empty = bytes.is_empty().then_some(bytes);
+        empty.into_iter().chain(bytes.chunks(self.each.unwrap_or(usize::MAX)))
+    }
+}
+
 /// Room for a batch of received datagrams, each in a slot of its own.
 ///
 /// A slot is [`HEADROOM`] bytes, the datagram, and the rest. It keeps its bytes until it is [cleared](Self::clear).
@@ -175,14 +188,15 @@ impl RecvBatch {
         // SAFETY: the kernel filled this header and its control messages when it received into the slot.
         unsafe { control::for_each(header, |level, kind, payload| received.take(level, kind, payload)) };
         let nowhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let len = (message.msg_len as usize).min(self.payload_max);
         RecvMeta {
             from: self.names.as_slice()[index].parse(header.msg_namelen).unwrap_or(nowhere),
             to: received.to,
-            len: (message.msg_len as usize).min(self.payload_max),
+            len,
             tos: received.tos,
             truncated: header.msg_flags & libc::MSG_TRUNC != 0,
             drops: received.drops,
-            each: received.each,
+            each: received.each.filter(|each| (1..len).contains(each)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Runs, which the kernel merges and both back ends take apart.
 
 use super::*;
+use crate::net::test_support::send_in_trains;
 
 on_both! {
     runs_are_merged_once_they_are_seen_and_told_as_they_were_sent
@@ -19,7 +20,7 @@ fn train(number: usize) -> Vec<u8> {
 /// back with a prefix and padding.
 fn pass_trains<D: Datagrams>(datagrams: &mut D, key: SocketKey, peer: &UdpSocket, trains: usize) -> usize {
     let address = datagrams.socket(key).unwrap().local_addr().unwrap();
-    set_option(peer, libc::SOL_UDP, libc::UDP_SEGMENT, TRAIN[0] as i32);
+    send_in_trains(peer, TRAIN[0]);
     let mut in_runs = 0;
     for number in 0..trains {
         let bytes = train(number);
