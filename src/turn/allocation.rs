@@ -25,6 +25,9 @@ use crate::stun::{ErrorCode, TransactionId};
 pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
 /// RFC 8656 section 12: "A channel binding lasts for 10 minutes unless refreshed."
 pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+/// A permission that ends later by less than this is not told of again, so that a client which refreshes the permission of
+/// many channels all the time costs what another does.
+const TELLING_INTERVAL: Duration = Duration::from_secs(1);
 /// Peers of a session record: calls have a few, and an allocation stays small.
 const RECORDED_PEERS_MAX: usize = 16;
 
@@ -123,6 +126,8 @@ impl Relays {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permission {
     pub(super) expires_at: Instant,
+    /// What was told of `expires_at` last, to whoever carries the data of its channels besides.
+    told: Instant,
     pub(super) reach: Reach,
 }
 
@@ -318,10 +323,14 @@ impl Allocation {
         added == 0 || self.permissions.len() + added <= usize::from(max)
     }
 
-    /// Installs or refreshes a permission (RFC 8656 section 9).
-    pub(super) fn permit(&mut self, peer: PermittedPeer, now: Instant) {
+    /// Installs or refreshes a permission (RFC 8656 section 9); true when that is to be told of the channels to its
+    /// address.
+    pub(super) fn permit(&mut self, peer: PermittedPeer, now: Instant) -> bool {
         self.recent = None;
-        let permission = Permission { expires_at: now + PERMISSION_LIFETIME, reach: peer.reach() };
+        let expires_at = now + PERMISSION_LIFETIME;
+        let old = self.permissions.get(&peer.ip());
+        let told = old.map(|old| old.told).filter(|told| expires_at < *told + TELLING_INTERVAL);
+        let permission = Permission { expires_at, told: told.unwrap_or(expires_at), reach: peer.reach() };
         if self.permissions.insert(peer.ip(), permission).is_none() && !self.peers.contains(&peer.ip()) {
             if self.peers.len() < RECORDED_PEERS_MAX {
                 self.peers.push(peer.ip());
@@ -329,6 +338,7 @@ impl Allocation {
                 self.peers_more += 1;
             }
         }
+        told.is_none()
     }
 
     /// Has what is permitted reach no more than another policy lets it.
@@ -431,11 +441,20 @@ impl Allocation {
         (!self.channels_by_peer.contains_key(&peer)).then(|| permission.min(relay))
     }
 
-    /// Every bound channel that is permitted, and until when it is open.
-    pub(super) fn channels_until(&self) -> impl Iterator<Item = (ChannelNumber, PeerAddr, Instant)> {
-        self.channels
-            .iter()
-            .filter_map(|(number, channel)| Some((*number, channel.peer, self.open_until(channel.peer)?)))
+    /// Every bound channel to a peer that is `concerned` and permitted, and until when it is open.
+    pub(super) fn channels_until(
+        &self,
+        concerned: impl Fn(PeerAddr) -> bool,
+    ) -> impl Iterator<Item = (ChannelNumber, PeerAddr, Instant)> {
+        let of_concerned = self.channels.iter().filter(move |(_, channel)| concerned(channel.peer));
+        of_concerned.filter_map(|(number, channel)| Some((*number, channel.peer, self.open_until(channel.peer)?)))
+    }
+
+    /// Whether another time-to-expiry of a family can be felt by channels and permissions, which are never open for longer
+    /// than a permission lasts.
+    pub(super) fn is_felt(&self, family: Family, expires_at: Instant, now: Instant) -> bool {
+        let old = self.relays.get(family).map_or(now, |relay| relay.expires_at);
+        old.min(expires_at) < now + PERMISSION_LIFETIME
     }
 
     /// Takes out the channels that are `gone`; sorted, so that a run can be repeated.

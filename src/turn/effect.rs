@@ -80,11 +80,12 @@ pub enum Effect {
     /// channel. Comes behind the success response, and again when the channel is refreshed. Where its data goes tells
     /// [`super::Server::channel_path`].
     ChannelOpened { relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant },
-    /// A bound channel is open until then, as its permission or its allocation has been refreshed.
+    /// A bound channel is open until then or up to a second longer, as its permission or its allocation has been refreshed.
+    /// Comes where it was asked for alone ([`super::Server::tell_of_paths`]).
     ChannelExtended { relay: RelayId, channel: ChannelNumber, peer: PeerAddr, until: Instant },
     /// A Send indication has been relayed to a peer that no channel is bound to; its data and the peer's is relayed as
     /// indications until then. Comes with each of them, and where it was asked for alone
-    /// ([`super::Server::tell_of_indications`]).
+    /// ([`super::Server::tell_of_paths`]).
     IndicationRelayed { relay: RelayId, peer: PeerAddr, until: Instant },
     /// What [`super::Server::indications_until`] says of an allocation's peers may have changed, or the allocation has ended.
     /// Comes in front of the response, and where it was asked for alone.

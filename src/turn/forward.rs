@@ -60,7 +60,7 @@ impl Server {
         let allocation = self.table.get_mut(id).ok_or(DropReason::NoAllocation)?;
         let flow = allocation.flow_to(peer, now.instant).map_err(lacks_for_client)?;
         let forward = self.send(now, id, flow, payload, dont_fragment)?;
-        if self.tells_of_indications && flow.channel.is_none() {
+        if self.tells_of_paths && flow.channel.is_none() {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::IndicationRelayed { relay, peer, until: flow.until });
         }

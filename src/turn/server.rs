@@ -115,8 +115,8 @@ pub struct Server {
     pub(super) authorization: Authorization,
     pub(super) live: Live,
     pub(super) counters: Counters,
-    /// Somebody wants to hear of indications.
-    pub(super) tells_of_indications: bool,
+    /// Somebody carries data besides, and wants to hear until when it may.
+    pub(super) tells_of_paths: bool,
 }
 
 impl Server {
@@ -144,7 +144,7 @@ impl Server {
             authorization: Authorization::new(hasher.clone()),
             live: Live::default(),
             counters: Counters::default(),
-            tells_of_indications: false,
+            tells_of_paths: false,
             rng,
             hasher,
         }
@@ -306,9 +306,9 @@ impl Server {
         }
     }
 
-    /// Has [`Effect::IndicationRelayed`] and [`Effect::PermissionsChanged`] come from now on.
-    pub fn tell_of_indications(&mut self) {
-        self.tells_of_indications = true;
+    /// Has [`Effect::ChannelExtended`], [`Effect::IndicationRelayed`] and [`Effect::PermissionsChanged`] come from now on.
+    pub fn tell_of_paths(&mut self) {
+        self.tells_of_paths = true;
     }
 
     /// Until when indications to and from a peer are relayed, which may be in the past: the earlier of allocation and
@@ -318,7 +318,7 @@ impl Server {
     }
 
     pub(super) fn permissions_changed(&mut self, allocation: AllocationId) {
-        if self.tells_of_indications {
+        if self.tells_of_paths {
             self.effects.push_back(Effect::PermissionsChanged { allocation });
         }
     }
@@ -331,8 +331,8 @@ impl Server {
 
     /// Tells until when channels are open that a refresh of something else is about.
     pub(super) fn extend_channels(&mut self, id: AllocationId, concerned: impl Fn(PeerAddr) -> bool) {
-        let Some(allocation) = self.table.get(id) else { return };
-        for (channel, peer, until) in allocation.channels_until().filter(|(_, peer, _)| concerned(*peer)) {
+        let Some(allocation) = self.table.get(id).filter(|_| self.tells_of_paths) else { return };
+        for (channel, peer, until) in allocation.channels_until(concerned) {
             let relay = RelayId { allocation: id, family: peer.family() };
             self.effects.push_back(Effect::ChannelExtended { relay, channel, peer, until });
         }

@@ -166,7 +166,6 @@ impl KernelPath {
     fn has_room_for(&mut self, now: Instant, relay: RelayId, peer: PeerAddr) -> bool {
         let Some(offload) = &self.offload else { return false };
         let Some(session) = self.sessions.get(&relay.allocation().pack()) else { return true };
-        let is_of_indications = |carrier: &Carrier| matches!(carrier, Carrier::Indications(_));
         if session.open.contains_key(&Carrier::Indications(peer))
             || session.open.keys().filter(|carrier| is_of_indications(carrier)).count() < INDICATION_FLOWS_MAX
         {
@@ -185,6 +184,13 @@ impl KernelPath {
     fn flows_of(&self, allocation: AllocationId) -> Vec<(Carrier, RelayId, PeerAddr, Instant)> {
         let session = self.sessions.get(&allocation.pack());
         session.map(|session| session.flows().collect()).unwrap_or_default()
+    }
+
+    /// The flows of an allocation's indications, of which there are few.
+    fn indications_of(&self, allocation: AllocationId) -> Vec<(Carrier, RelayId, PeerAddr)> {
+        let flows = self.sessions.get(&allocation.pack()).into_iter().flat_map(Session::flows);
+        let indications = flows.filter(|(carrier, ..)| is_of_indications(carrier));
+        indications.map(|(carrier, relay, peer, _)| (carrier, relay, peer)).collect()
     }
 
     /// Has something wait for the flows of an allocation that are closing; gives it back when there are none.
@@ -248,6 +254,13 @@ impl From<Traffic> for turn::effect::Traffic {
             packets_to_client: kernel.packets_to_client,
             bytes_to_client: kernel.bytes_to_client,
         }
+    }
+}
+
+fn is_of_indications(carrier: &Carrier) -> bool {
+    match carrier {
+        Carrier::Indications(_) => true,
+        Carrier::Channel(_) => false,
     }
 }
 
@@ -318,11 +331,10 @@ impl<D: Datagrams> Worker<D> {
 
     /// Permissions of an allocation, or itself, have been refreshed or are gone, or a channel is bound where none was.
     pub(super) fn permissions_changed(&mut self, allocation: AllocationId) {
-        for (carrier, relay, peer, _) in self.kernel_path.flows_of(allocation) {
-            match (carrier, self.server.indications_until(relay, peer)) {
-                (Carrier::Channel(_), _) => {}
-                (Carrier::Indications(_), Some(until)) => self.flow_open(carrier, relay, peer, until),
-                (Carrier::Indications(_), None) => self.kernel_path.flow_closed(carrier, relay),
+        for (carrier, relay, peer) in self.kernel_path.indications_of(allocation) {
+            match self.server.indications_until(relay, peer) {
+                Some(until) => self.flow_open(carrier, relay, peer, until),
+                None => self.kernel_path.flow_closed(carrier, relay),
             }
         }
     }

@@ -120,7 +120,7 @@ impl<D: Datagrams> Worker<D> {
     pub(super) fn new(berth: &Berth, fresh: Fresh<D>, legacy: Legacy) -> Self {
         let mut server = fresh.server;
         if berth.offload.is_some() {
-            server.tell_of_indications();
+            server.tell_of_paths();
         }
         Self {
             id: berth.id,

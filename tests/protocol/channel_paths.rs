@@ -4,13 +4,26 @@ use std::time::Duration;
 
 use ferryd::address::{PeerAddr, RelayedAddr, Transport};
 use ferryd::turn::effect::ChannelPath;
-use ferryd::turn::{Beyond, Effect, RelayId};
+use ferryd::turn::{Beyond, Effect, RelayId, Server};
 
 use crate::harness::{Client, PEER, TICK, World, addr, peer, secs};
 use crate::mobility::{allocate, come_back, mobile};
 
 const CHANNEL: u16 = 0x4000;
 const OTHER_PORT: &str = "9.9.9.9:7001";
+
+/// Somebody carries data besides.
+fn told_world() -> World {
+    let mut world = World::new();
+    world.workers.iter_mut().for_each(Server::tell_of_paths);
+    world
+}
+
+/// How often it was told since the last time that a channel is open for longer.
+fn extended(world: &mut World) -> usize {
+    let is_extended = |event: &Effect| matches!(event, Effect::ChannelExtended { .. });
+    world.events.drain(..).filter(is_extended).count()
+}
 
 /// The last that was told of a channel: whether it was opened just now, its relay, and until when it is open.
 fn last(world: &World, channel: u16) -> (bool, RelayId, Duration) {
@@ -41,7 +54,7 @@ fn relayed(text: &str) -> RelayedAddr {
 
 #[test]
 fn a_channel_is_open_until_the_first_of_allocation_permission_and_channel_expires() {
-    let mut world = World::new();
+    let mut world = told_world();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
     client.bind(&mut world, CHANNEL, PEER);
@@ -59,12 +72,12 @@ fn a_channel_is_open_until_the_first_of_allocation_permission_and_channel_expire
     client.refresh(&mut world, Some(3600));
     world.advance(secs(299));
     client.permit(&mut world, &["9.9.9.8:7000"]);
-    assert_eq!(until(&world), (false, 1), "another peer's permission changes nothing");
+    assert_eq!(until(&world), (true, 1), "another peer's permission changes nothing");
 }
 
 #[test]
 fn data_passes_until_the_instant_that_was_told_and_not_after() {
-    let mut world = World::new();
+    let mut world = told_world();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
     client.bind(&mut world, CHANNEL, PEER);
@@ -86,7 +99,7 @@ fn data_passes_until_the_instant_that_was_told_and_not_after() {
 
 #[test]
 fn a_binding_refreshes_the_permission_of_the_peers_other_ports() {
-    let mut world = World::new();
+    let mut world = told_world();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
     client.bind(&mut world, CHANNEL, PEER);
@@ -98,7 +111,7 @@ fn a_binding_refreshes_the_permission_of_the_peers_other_ports() {
 #[test]
 fn the_path_leads_to_the_network() {
     for transport in [Transport::Udp, Transport::Tcp] {
-        let mut world = World::new();
+        let mut world = told_world();
         let mut client = Client::over("198.51.100.1:1000", transport);
         let relay = client.allocate(&mut world).relay();
         client.bind(&mut world, CHANNEL, PEER);
@@ -156,4 +169,58 @@ fn a_client_that_moves_takes_its_path_along() {
         .find_map(|event| if let Effect::ClientMoved { allocation, .. } = event { Some(*allocation) } else { None });
     assert_eq!(moved, Some(relay.allocation()));
     assert_eq!(path(&world, 0, PEER).unwrap().client, after.at);
+}
+
+/// What one request costs does not grow with the channels that its client has.
+#[test]
+fn a_permission_that_is_refreshed_all_the_time_is_told_of_once_a_second() {
+    let mut world = told_world();
+    let mut client = Client::new("198.51.100.1:1000");
+    client.allocate(&mut world).relay();
+    for port in 0..50 {
+        client.bind(&mut world, CHANNEL + port, &format!("9.9.9.9:{}", 7000 + port));
+    }
+    assert_eq!(extended(&mut world), 0, "each is told until when it is open as it is opened");
+    for _ in 0..9 {
+        world.advance(Duration::from_millis(100));
+        client.permit(&mut world, &[PEER]);
+        client.bind(&mut world, CHANNEL, PEER);
+    }
+    assert_eq!(extended(&mut world), 0);
+    world.advance(Duration::from_millis(100));
+    client.permit(&mut world, &["9.9.9.8:7000", PEER]);
+    assert_eq!(extended(&mut world), 50);
+    client.bind(&mut world, CHANNEL, PEER);
+    client.permit(&mut world, &["9.9.9.8:7000"]);
+    assert_eq!(extended(&mut world), 0);
+}
+
+#[test]
+fn a_refresh_is_told_of_where_channels_feel_it() {
+    let mut world = told_world();
+    let mut client = Client::new("198.51.100.1:1000");
+    client.allocate(&mut world).relay();
+    client.bind(&mut world, CHANNEL, PEER);
+    client.refresh(&mut world, Some(3600));
+    client.refresh(&mut world, Some(600));
+    world.advance(secs(300));
+    client.refresh(&mut world, None);
+    assert_eq!(extended(&mut world), 0, "the permission ends before");
+    world.advance(secs(301));
+    client.bind(&mut world, CHANNEL, PEER);
+    assert_eq!(until(&world), (true, 299), "the allocation ends before");
+    client.refresh(&mut world, None);
+    assert_eq!(until(&world), (false, 300));
+}
+
+#[test]
+fn where_nobody_carries_data_besides_channels_are_told_of_as_they_are_bound() {
+    let mut world = World::new();
+    let mut client = Client::new("198.51.100.1:1000");
+    client.allocate(&mut world).relay();
+    client.bind(&mut world, CHANNEL, PEER);
+    world.advance(secs(200));
+    client.permit(&mut world, &[PEER]);
+    client.bind(&mut world, CHANNEL + 1, OTHER_PORT);
+    assert_eq!(extended(&mut world), 0);
 }

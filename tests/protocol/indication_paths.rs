@@ -15,7 +15,7 @@ const OTHER_PORT: &str = "9.9.9.9:7001";
 /// A client with an allocation, whose worker tells of indications.
 fn start() -> (World, Client) {
     let mut world = World::new();
-    world.workers[0].tell_of_indications();
+    world.workers[0].tell_of_paths();
     let mut client = Client::new("198.51.100.1:1000");
     client.allocate(&mut world).relay();
     (world, client)
@@ -99,8 +99,11 @@ fn whatever_moves_or_ends_a_permission_is_told() {
     assert_eq!((changes(&mut world), left(&world, relay, PEER)), (1, Some(secs(300))), "of another port");
     world.advance(secs(200));
     assert_eq!((changes(&mut world), left(&world, relay, "9.9.9.8:7000")), (1, None), "one has expired");
+    world.advance(secs(1));
+    client.refresh(&mut world, None);
+    assert_eq!((changes(&mut world), left(&world, relay, PEER)), (1, Some(secs(99))));
     client.refresh(&mut world, Some(1000));
-    assert_eq!((changes(&mut world), left(&world, relay, PEER)), (1, Some(secs(100))));
+    assert_eq!((changes(&mut world), left(&world, relay, PEER)), (0, Some(secs(99))), "it ends before in any case");
     client.refresh(&mut world, Some(0));
     assert_eq!((changes(&mut world), left(&world, relay, PEER)), (1, None));
 }
@@ -108,7 +111,7 @@ fn whatever_moves_or_ends_a_permission_is_told() {
 #[test]
 fn half_of_an_allocation_takes_its_peers_with_it() {
     let mut world = World::new();
-    world.workers[0].tell_of_indications();
+    world.workers[0].tell_of_paths();
     let mut client = Client::new("198.51.100.1:1000");
     dual(&mut world, &mut client);
     client.permit(&mut world, &[PEER, PEER_V6]);
@@ -162,7 +165,7 @@ fn a_channel_ends_indications_before_its_client_is_told() {
 #[test]
 fn streams_are_told_of_as_well_and_paths_say_what_they_are() {
     let mut world = World::new();
-    world.workers[0].tell_of_indications();
+    world.workers[0].tell_of_paths();
     let mut client = Client::over("198.51.100.1:1000", Transport::Tcp);
     client.allocate(&mut world).relay();
     client.permit(&mut world, &[PEER]);

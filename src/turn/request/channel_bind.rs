@@ -35,7 +35,7 @@ impl Server {
         }
         let relay = RelayId { allocation: id, family: peer.family() };
         let replaced = allocation.bind(channel, peer, now);
-        allocation.permit(permitted, now);
+        let is_told = allocation.permit(permitted, now);
         let until = allocation.open_until(peer);
         for (channel, peer) in replaced {
             let relay = RelayId { allocation: id, family: peer.family() };
@@ -50,7 +50,9 @@ impl Server {
             self.effects.push_back(Effect::ChannelOpened { relay, channel, peer, until });
         }
         // The permission is for the peer's other ports as well.
-        self.extend_channels(id, |other| other.ip() == peer.ip() && other != peer);
+        if is_told {
+            self.extend_channels(id, |other| other.ip() == peer.ip() && other != peer);
+        }
         Ok(())
     }
 

@@ -24,14 +24,19 @@ impl Server {
         if !allocation.has_room_for(&permitted, max, request.now.instant) {
             return Err(ErrorCode::Forbidden.into());
         }
-        for peer in permitted {
-            allocation.permit(peer, request.now.instant);
-        }
+        // Sorted, as `peers` are.
+        let told: Vec<IpAddr> = permitted
+            .into_iter()
+            .filter(|peer| allocation.permit(*peer, request.now.instant))
+            .map(|it| it.ip())
+            .collect();
         self.client_speaks(id, &request.envelope.client);
         self.rearm(id);
         self.permissions_changed(id);
         self.succeed(&request.envelope, |_| {});
-        self.extend_channels(id, |peer| peers.contains(&peer.ip()));
+        if !told.is_empty() {
+            self.extend_channels(id, |peer| told.binary_search(&peer.ip()).is_ok());
+        }
         Ok(())
     }
 }

@@ -43,14 +43,18 @@ impl Server {
             if allocation.credentials.seconds_left(request.now.unix_seconds).is_some() {
                 allocation.credentials = request.credentials.clone();
             }
+            let mut is_felt = false;
             for family in families.into_iter().flatten() {
+                is_felt |= allocation.is_felt(family, now + lifetime, now);
                 if let Some(relay) = allocation.relays_mut().get_mut(family) {
                     relay.expires_at = now + lifetime;
                 }
             }
             self.rearm(id);
-            self.permissions_changed(id);
-            self.extend_channels(id, |peer| families.contains(&Some(peer.family())));
+            if is_felt {
+                self.permissions_changed(id);
+                self.extend_channels(id, |peer| families.contains(&Some(peer.family())));
+            }
         }
         if moves {
             self.announce(id, (envelope.client, envelope.route), envelope.transaction, lifetime, now);
