@@ -126,7 +126,10 @@ pub(super) async fn check(State(door): State<Arc<RemoteDoor>>, request: Request,
         return next.run(request).await;
     }
     debug!("a request to the admin API without its token");
-    let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "the admin API of this server asks for its token");
+    let refusal = Refusal::new(
+        StatusCode::UNAUTHORIZED,
+        "the admin API of this server asks for its token, and got none or another one",
+    );
     ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
 }
 

@@ -105,7 +105,8 @@ fn nobody_is_let_in_without_what_is_asked_for() {
     fs::copy(&token_file, &wrong).unwrap();
     ferryd.reload(|config| token(config, &TOKEN.chars().rev().collect::<String>()));
     verb(&ferryd, &["status"], &access).expect_success();
-    verb(&ferryd, &["status"], &["--token-file", wrong.to_str().unwrap()]).expect_failure(1, &["asks for its token"]);
+    verb(&ferryd, &["status"], &["--token-file", wrong.to_str().unwrap()])
+        .expect_failure(1, &["asks for its token, and got"]);
 }
 
 #[test]
