@@ -228,7 +228,7 @@ fn backend(settings: &Settings) -> Backend {
         },
         named @ (Backend::Epoll | Backend::IoUring) => named,
     };
-    info!(backend = ?chosen, "data path");
+    info!(backend = chosen.name(), "data path");
     chosen
 }
 

@@ -212,7 +212,7 @@ impl Listeners {
     }
 
     fn add(&mut self, listener: Listener, place: Place) {
-        info!(address = %listener.address, kind = ?listener.kind, "listening");
+        info!(address = %listener.address, kind = listener.kind.name(), "listening");
         self.all.push(Standing { listener, place, is_removed: false });
     }
 

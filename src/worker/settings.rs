@@ -35,6 +35,15 @@ impl Backend {
     /// The names in the configuration.
     pub const NAMES: [(&'static str, Self); 3] =
         [("auto", Self::Auto), ("epoll", Self::Epoll), ("io-uring", Self::IoUring)];
+
+    /// The name in the configuration, and in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Epoll => "epoll",
+            Self::IoUring => "io-uring",
+        }
+    }
 }
 
 /// The ports of `stun:` and `turn:` URLs, and of `stuns:` and `turns:` ones (RFC 7064 section 3.2, RFC 7065 section 3.2).

@@ -32,6 +32,10 @@ fn one_port_serves_udp_tcp_and_tls() {
         assert_eq!(seen.port(), client.wire.local_port());
         assert_eq!(client.allocate().ip(), ferryd.config.ip);
     }
+    // In the words of the configuration and of `ferryd status`.
+    let log = ferryd.log();
+    assert!(log.contains("kind=\"tcp+tls\""), "{log}");
+    assert!(log.contains("backend=\"io-uring\"") || log.contains("backend=\"epoll\""), "{log}");
 }
 
 #[test]
