@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use super::output::print;
 use crate::config::{CertificateFacts, Loaded, SecretOrigin, StateAccess, Validity};
 use crate::turn::settings::RelayAddress;
 use crate::worker::settings::Listener;
@@ -27,7 +28,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
             }
         }
     }
-    print!("{}", summary(&loaded, SystemTime::now()));
+    print(summary(&loaded, SystemTime::now()));
     status
 }
 

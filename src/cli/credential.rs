@@ -10,6 +10,7 @@ use rustls_pki_types::DnsName;
 use serde_json::json;
 
 use super::mint::{Credential, mint};
+use super::output::print;
 use super::urls::urls;
 use super::welcome::certificate_name;
 use crate::auth::opaque_string;
@@ -78,7 +79,7 @@ pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
     }
     let credential = mint(secret, SystemTime::now(), arguments.ttl, name.as_deref());
     let urls = urls(&loaded.settings, arguments.host.as_deref(), certificate_name(&loaded).as_deref());
-    println!("{:#}", ice_servers(&urls, &credential));
+    print(format!("{:#}\n", ice_servers(&urls, &credential)));
     ExitCode::SUCCESS
 }
 

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
+use super::output::print;
 use crate::offload::remove_leftovers;
 
 pub(super) fn run() -> ExitCode {
     match remove_leftovers() {
         Ok(interfaces) => {
             for name in interfaces {
-                println!("{name}: the filter is gone");
+                print(format!("{name}: the filter is gone\n"));
             }
             ExitCode::SUCCESS
         }

@@ -1,11 +1,12 @@
 //! `ferryd man` and `ferryd completions`: pages and scripts made from the command line itself.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
+
+use super::output::print;
 
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -37,41 +38,24 @@ See also: systemctl(1), journalctl(1), and /usr/share/doc/ferryd/operating.md.";
 
 pub(super) fn man(command: Command, arguments: &ManArguments) -> ExitCode {
     let command = command.disable_help_subcommand(true).after_long_help(MORE);
-    let written = match &arguments.directory {
-        Some(directory) => clap_mangen::generate_to(command, directory).map_err(|error| (place(directory), error)),
-        None => page(command).and_then(|page| to_standard_output(&page)).map_err(|error| (STDOUT.to_owned(), error)),
+    let Some(directory) = &arguments.directory else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command).render(&mut page).expect("a vector takes what is written");
+        print(page);
+        return ExitCode::SUCCESS;
     };
-    ended(written)
+    match clap_mangen::generate_to(command, directory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}: cannot be written ({error})", directory.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 pub(super) fn completions(mut command: Command, arguments: &CompletionArguments) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "ferryd", &mut script);
-    ended(to_standard_output(&script).map_err(|error| (STDOUT.to_owned(), error)))
-}
-
-const STDOUT: &str = "standard output";
-
-fn place(directory: &Path) -> String {
-    directory.display().to_string()
-}
-
-fn page(command: Command) -> io::Result<Vec<u8>> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page)?;
-    Ok(page)
-}
-
-fn to_standard_output(bytes: &[u8]) -> io::Result<()> {
-    io::stdout().write_all(bytes)
-}
-
-fn ended(written: Result<(), (String, io::Error)>) -> ExitCode {
-    match written {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((place, error)) => {
-            eprintln!("error: {place}: cannot be written ({error})");
-            ExitCode::FAILURE
-        }
-    }
+    print(script);
+    ExitCode::SUCCESS
 }

@@ -1,5 +1,7 @@
 //! The command line: one file for each verb. Output for people is printed here and nowhere else.
 
+#![warn(clippy::print_stdout, reason = "it panics where nobody reads any more; output::print does not")]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,6 +18,7 @@ mod doctor;
 mod generate;
 mod import;
 mod mint;
+mod output;
 #[cfg(feature = "probe")]
 mod probe;
 mod serve;

@@ -27,6 +27,8 @@ use connection::{Connection, Credentials, Ends};
 use url::{Carrier, Url};
 use words::Failure;
 
+use super::output;
+
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
@@ -72,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut print = |line: &Line| println!("{line}");
+    let mut print = |line: &Line| _ = output::print(format!("{line}\n"));
     match runtime.block_on(probe(&url, arguments, &mut print)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

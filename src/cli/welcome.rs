@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
+use tracing::warn;
+
 use super::mint::mint;
+use super::output;
 use super::urls::urls;
 use crate::config::{Loaded, SecretOrigin, Settings};
 
@@ -40,8 +43,10 @@ const TTL: Duration = Duration::from_secs(86400);
 
 /// Prints URLs with a username and password valid for a day to standard output.
 pub fn print(greeting: &Greeting, settings: &Settings) {
-    if let Some(text) = text(greeting, settings, SystemTime::now(), &called_as(std::env::args_os().next())) {
-        println!("{text}");
+    if let Some(text) = text(greeting, settings, SystemTime::now(), &called_as(std::env::args_os().next()))
+        && let Err(error) = output::write(format!("{text}\n"))
+    {
+        warn!(%error, "the URLs and the credential cannot be printed");
     }
 }
 

@@ -1,16 +1,17 @@
 //! Nothing is configured: a newcomer gets something to paste, a service manager gets nothing secret.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use ferryd::stun::{AttributeType, Method};
 
 use crate::client::{Client, User, udp_transport};
 use crate::ferryd::{Config, Ended, Ferryd, Process, command};
-use crate::wait_until;
+use crate::{place, wait_until};
 
 /// What the greeting says.
 struct Greeting {
@@ -95,6 +96,23 @@ fn a_first_run_prints_urls_and_a_credential_that_work() {
     assert!(!stderr.contains(&greeting.user.password), "never to a log: {stderr}");
     assert!(stdout.contains(&format!("-u {} -p {}", greeting.user.name, greeting.user.password)), "{stdout}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_greeting_that_cannot_be_printed_ends_nothing() {
+    let (ip, port) = (place::own_address(), place::free_port());
+    let address = SocketAddr::from((ip, port));
+    let mut command = command(&[]);
+    command.env("FERRYD_LISTENER", format!("[{{ address = \"{address}\", transport = \"udp\" }}]"));
+    command.env("FERRYD_RELAY__ADDRESSES", ip.to_string());
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut child = command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let line = log.lines().map(Result::unwrap).find(|line| line.contains("WARN") && line.contains("cannot be printed"));
+    let answered = line.is_some().then(|| Client::udp(address).bind());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(answered.is_some(), "it ended");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! `check` and `credential`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 
 use crate::certificate::Certificate;
-use crate::ferryd::{Ferryd, PASSWORD, run};
+use crate::ferryd::{Ferryd, PASSWORD, command, run};
 use crate::first_run::user_of;
 use crate::independent::{self, Way};
 
@@ -111,4 +113,21 @@ fn a_credential_without_a_secret_says_what_to_do() {
     ferryd.verb(&["credential", "dora"]).expect_failure(78, &words);
     run(&["credential"]).expect_failure(78, &["auth.shared-secrets", "set state-directory"]);
     run(&["credential", "--ttl", "soon"]).expect_failure(2, &["expected a duration such as 90s"]);
+}
+
+#[test]
+fn a_reader_that_has_gone_and_a_full_disk_end_no_verb_in_a_panic() {
+    let printed = |verb: &[&str], to: Stdio| -> (Option<i32>, String) {
+        let Output { status, stderr, .. } = command(verb).stdin(Stdio::null()).stdout(to).output().unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    for verb in [&["check"][..], &["man"], &["completions", "bash"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(printed(verb, writer.into()), (Some(0), String::new()), "{verb:?}");
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (code, said) = printed(verb, full.into());
+        assert_eq!(code, Some(1), "{verb:?}: {said}");
+        assert!(said.starts_with("error: standard output: cannot be written (No space left on device"), "{said}");
+    }
 }

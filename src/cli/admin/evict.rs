@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::super::output::print;
 use super::{Connection, told};
 use crate::control::wire::Evicted;
 
@@ -34,7 +35,7 @@ pub(in super::super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitC
     });
     match answered {
         Ok((words, unknown)) => {
-            print!("{words}");
+            print(words);
             for id in &unknown {
                 eprintln!("error: no session {id} is live");
             }

@@ -23,6 +23,7 @@ use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::output::print;
 use crate::config::{self, HostFacts};
 use crate::control::client::{Client, ClientError, Place};
 use crate::web::{self, Endpoint, Token, Trust, Url};
@@ -137,7 +138,7 @@ impl Connection {
 fn told(answered: Result<String, ClientError>) -> ExitCode {
     match answered {
         Ok(words) => {
-            print!("{words}");
+            print(words);
             ExitCode::SUCCESS
         }
         Err(error) => {

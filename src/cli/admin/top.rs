@@ -1,13 +1,14 @@
 //! `ferryd top`: the busiest allocations, again and again.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::super::output::print;
 use super::super::table::{Table, bytes, duration};
 use super::{Reach, age, told};
 use crate::config::parse_duration;
@@ -62,9 +63,7 @@ pub(in super::super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitC
             Ok(screen) => screen,
             Err(error) => return told(Err(error)),
         };
-        print!("{clear}{screen}");
-        // A reader that has gone ends this.
-        if std::io::stdout().flush().is_err() {
+        if !print(format!("{clear}{screen}")) {
             return ExitCode::SUCCESS;
         }
         looks += 1;

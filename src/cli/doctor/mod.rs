@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::EXIT_CONFIG;
+use super::output::print;
 use crate::config::{self, HostFacts, StateAccess};
 
 mod files;
@@ -94,11 +95,11 @@ pub(super) fn run(file: Option<&Path>, arguments: &Arguments) -> ExitCode {
     };
     let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Good);
     if arguments.json {
-        println!("{}", as_json(&findings, worst));
+        print(format!("{}\n", as_json(&findings, worst)));
     } else {
-        findings.iter().for_each(|finding| println!("{finding}"));
+        let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
         let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-        println!("{} bad, {} warnings", count(Verdict::Bad), count(Verdict::Warning));
+        print(format!("{lines}{} bad, {} warnings\n", count(Verdict::Bad), count(Verdict::Warning)));
     }
     ExitCode::from(status)
 }

@@ -10,6 +10,7 @@ use clap::Args;
 
 use self::report::{Report, Verdict};
 use self::translate::Translation;
+use super::output::print;
 
 mod database;
 mod draft;
@@ -51,15 +52,16 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let directory = arguments.file.canonicalize().ok().and_then(|file| file.parent().map(Path::to_owned));
     let Translation { draft, report, translated } = translate::translate(&text, directory.as_deref());
     let text = draft.text(&arguments.file.display().to_string());
-    let written = match &arguments.output {
-        Some(file) => write(file, &text).map_err(|error| (file.display().to_string(), error)),
-        None => io::stdout().write_all(text.as_bytes()).map_err(|error| ("standard output".to_owned(), error)),
-    };
-    if let Err((place, error)) = written {
-        let exists = error.kind() == io::ErrorKind::AlreadyExists;
-        let remedy = if exists { "; nothing is written over: move it away, or name another file" } else { "" };
-        eprintln!("error: {place}: cannot be written ({error}){remedy}");
-        return ExitCode::FAILURE;
+    match &arguments.output {
+        None => _ = print(text),
+        Some(file) => {
+            if let Err(error) = write(file, &text) {
+                let exists = error.kind() == io::ErrorKind::AlreadyExists;
+                let remedy = if exists { "; nothing is written over: move it away, or name another file" } else { "" };
+                eprintln!("error: {}: cannot be written ({error}){remedy}", file.display());
+                return ExitCode::FAILURE;
+            }
+        }
     }
     eprint!("{}", words(&report, translated));
     if let Some(file) = &arguments.output {
