@@ -109,7 +109,8 @@ fn default_addresses(host: &HostFacts) -> Vec<IpAddr> {
     if !addresses.is_empty() {
         return addresses;
     }
-    let v6 = host.has_ipv6.then_some(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    // Where IPv6 is disabled by sysctl its sockets can be bound, and no interface has an address.
+    let v6 = Some(IpAddr::V6(Ipv6Addr::LOCALHOST)).filter(|v6| host.own_addresses.contains(v6));
     [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), v6].into_iter().flatten().collect()
 }
 

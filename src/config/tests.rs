@@ -132,11 +132,16 @@ fn a_wrong_configuration_leaves_no_state_behind() {
 
 #[test]
 fn a_host_without_routes_relays_on_loopback() {
-    let bare = HostFacts { own_addresses: vec!["127.0.0.1".parse().unwrap()], ..HostFacts::default() };
-    let loaded = load(None, &Environment::new(), &bare, StateAccess::Create).unwrap();
-    let addresses: Vec<IpAddr> = loaded.settings.turn.relay_addresses.iter().map(|relay| relay.bind).collect();
-    assert_eq!(addresses, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
-    assert_eq!(loaded.settings.listeners.len(), 2, "no IPv6 wildcards");
+    let bare = |own: &[&str], has_ipv6| {
+        let own_addresses = own.iter().map(|address| address.parse().unwrap()).collect();
+        let host = HostFacts { own_addresses, has_ipv6, ..HostFacts::default() };
+        let settings = load(None, &Environment::new(), &host, StateAccess::Create).unwrap().settings;
+        let relays: Vec<String> = settings.turn.relay_addresses.iter().map(|relay| relay.bind.to_string()).collect();
+        (relays.join(" "), settings.listeners.len())
+    };
+    assert_eq!(bare(&["127.0.0.1"], false), ("127.0.0.1".to_owned(), 2), "no IPv6 wildcards");
+    assert_eq!(bare(&["127.0.0.1", "::1"], true), ("127.0.0.1 ::1".to_owned(), 4));
+    assert_eq!(bare(&["127.0.0.1"], true), ("127.0.0.1".to_owned(), 4), "IPv6 is disabled by sysctl");
 }
 
 #[test]
