@@ -1,4 +1,4 @@
-//! Certificates and the state directory.
+//! Certificates, the state directory, and the file of session records.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -69,6 +69,24 @@ fn judge_chain(file: &str, names: &[(Vec<u8>, Vec<u8>)]) -> Option<Finding> {
     }
 }
 
+/// Where session records are written; the daemon makes the file, and no directory.
+pub(super) fn records(file: &Path) -> Finding {
+    const CHECK: &str = "records";
+    let place = file.display();
+    let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (fs::metadata(file), directory.is_dir()) {
+        (Ok(metadata), _) if metadata.is_dir() => {
+            Finding::bad(CHECK, format!("{place} is a directory"), "name a file in it: sessions.file")
+        }
+        (Ok(_), _) | (Err(_), true) => Finding::good(CHECK, format!("session records go to {place}")),
+        (Err(_), false) => Finding::warning(
+            CHECK,
+            format!("{} is not there, and without it ferryd does not start", directory.display()),
+            "make it for the user ferryd runs as; /var/log/ferryd is made by systemd (LogsDirectory=)",
+        ),
+    }
+}
+
 /// The directory of the shared secret and the nonce key.
 pub(super) fn state(directory: Option<&Path>) -> Vec<Finding> {
     const CHECK: &str = "state";
@@ -132,6 +150,19 @@ mod tests {
         assert!(words(&[certificate("a", "i")]).unwrap().contains("no issuer"));
         assert!(words(&[certificate("a", "a")]).unwrap().contains("signed by itself"));
         assert!(words(&[certificate("i", "root"), certificate("a", "i")]).unwrap().contains("not the issuer"));
+    }
+
+    #[test]
+    fn records_need_a_directory_that_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("records.jsonl");
+        assert_eq!(records(&file).verdict, Verdict::Good, "the daemon makes it");
+        fs::write(&file, "").unwrap();
+        assert_eq!(records(&file).verdict, Verdict::Good);
+        assert_eq!(records(Path::new("records.jsonl")).verdict, Verdict::Good, "beside what runs it");
+        assert_eq!(records(directory.path()).verdict, Verdict::Bad);
+        let nowhere = records(&directory.path().join("nowhere/records.jsonl"));
+        assert!(nowhere.verdict == Verdict::Warning && nowhere.found.contains("nowhere is not there"), "{nowhere}");
     }
 
     #[test]

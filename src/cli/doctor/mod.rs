@@ -137,6 +137,7 @@ fn examine(file: Option<&Path>) -> Result<Vec<Finding>, Vec<Finding>> {
     }
     let (settings, now) = (&loaded.settings, SystemTime::now());
     findings.extend(sockets::listeners(&settings.listeners));
+    findings.extend(sockets::pages(settings));
     findings.extend(network::addresses(&settings.turn.relay_addresses, &facts.own_addresses));
     findings.extend(network::relay_ports(&settings.turn));
     findings.extend(network::firewall(&settings.turn));
@@ -144,6 +145,7 @@ fn examine(file: Option<&Path>) -> Result<Vec<Finding>, Vec<Finding>> {
     findings.extend(services::examine(settings));
     findings.extend(files::certificates(&loaded.certificates, now));
     findings.extend(files::state(settings.state_directory.as_deref()));
+    findings.extend(settings.sessions.file.as_deref().map(files::records));
     findings.push(host::clock(now));
     findings.extend(host::descriptors());
     findings.extend(host::buffers());

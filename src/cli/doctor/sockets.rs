@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Finding;
+use crate::config::Settings;
 use crate::net::socket::{OpenError, Reason};
 use crate::net::socket::{UdpOptions, open_tcp_listener, open_udp_listeners};
 use crate::worker::settings::Listener;
@@ -12,21 +13,31 @@ const CHECK: &str = "listener";
 
 /// Tries to listen, for a moment, where ferryd would.
 pub(super) fn listeners(listeners: &[Listener]) -> Vec<Finding> {
-    let one = |listener: &Listener| {
-        let name = format!("{} {}", listener.kind.name(), listener.address);
-        let is_udp = listener.is_udp();
-        let opened = if is_udp {
-            open_udp_listeners(listener.address, 1, &UdpOptions::LISTENER).map(drop)
-        } else {
-            open_tcp_listener(listener.address, 1).map(drop)
-        };
-        match opened {
-            Ok(()) => Finding::good(CHECK, format!("{name} is free")),
-            Err(error) if error.reason == Reason::InUse => held(&name, holder(is_udp, listener.address)),
-            Err(error) => refused(&name, &error),
-        }
+    listeners.iter().map(|listener| examine(&listener.name(), listener.is_udp(), listener.address)).collect()
+}
+
+/// The same for the pages that operators ask for: the metrics and, for other hosts, the admin API.
+pub(super) fn pages(settings: &Settings) -> Vec<Finding> {
+    let metrics = settings.metrics.map(|address| ("metrics.address", address));
+    let admin = settings.admin.remote.as_ref().map(|remote| ("admin.address", remote.address));
+    [metrics, admin]
+        .into_iter()
+        .flatten()
+        .map(|(key, address)| examine(&format!("{key} {address}"), false, address))
+        .collect()
+}
+
+fn examine(name: &str, is_udp: bool, address: SocketAddr) -> Finding {
+    let opened = if is_udp {
+        open_udp_listeners(address, 1, &UdpOptions::LISTENER).map(drop)
+    } else {
+        open_tcp_listener(address, 1).map(drop)
     };
-    listeners.iter().map(one).collect()
+    match opened {
+        Ok(()) => Finding::good(CHECK, format!("{name} is free")),
+        Err(error) if error.reason == Reason::InUse => held(name, holder(is_udp, address)),
+        Err(error) => refused(name, &error),
+    }
 }
 
 fn held(name: &str, holder: Option<Holder>) -> Finding {
