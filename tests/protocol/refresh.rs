@@ -77,6 +77,29 @@ fn a_late_duplicate_of_a_release_does_not_end_the_next_allocation() {
 }
 
 #[test]
+fn a_late_duplicate_of_an_allocate_makes_no_allocation_after_the_release() {
+    // RFC 8489 section 6.3.1: the server responds to retransmissions such that "the overall state on the client and
+    // server is identical". Requests of live calls overtake those of strangers, so that a release may be served before
+    // a duplicate of its Allocate that came earlier.
+    let mut world = World::new();
+    let mut client = Client::new("198.51.100.1:1000");
+    client.challenge(&mut world);
+    let allocate = client.signed(Method::Allocate, |builder| {
+        builder.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    });
+    assert_eq!(client.exchange(&mut world, &allocate).unwrap().result(), Ok(()));
+    assert_eq!(client.refresh(&mut world, Some(0)).result(), Ok(()));
+    world.advance(secs(39));
+    assert_eq!(client.exchange(&mut world, &allocate).unwrap().result(), Err(437));
+    assert_eq!(world.workers[0].allocations(), 0);
+    // Another Allocate is none of it, and what comes after it neither.
+    assert_eq!(client.allocate(&mut world).result(), Ok(()));
+    assert_eq!(client.refresh(&mut world, Some(0)).result(), Ok(()));
+    world.advance(secs(41));
+    assert_eq!(client.exchange(&mut world, &allocate).unwrap().result(), Ok(()), "forgotten");
+}
+
+#[test]
 fn a_retransmitted_release_gets_its_success_though_the_credential_has_expired() {
     let mut world = World::new();
     let mut client = Client::new("198.51.100.1:1000").time_limited(&format!("{}:alice", world.unix() + 60));

@@ -16,7 +16,7 @@ use super::super::quota::QuotaGuard;
 use super::super::reservation::{RESERVATION_LIFETIME, Token, next_port};
 use super::super::server::{Now, Server};
 use super::super::settings::Limits;
-use super::{Rejection, Request};
+use super::{Envelope, Rejection, Request};
 use crate::address::{Family, RelayedAddr};
 use crate::stun::{AttributeType, ErrorCode, Message};
 
@@ -54,6 +54,11 @@ impl Server {
     pub(super) fn allocate(&mut self, request: &Request<'_>) -> Result<(), Rejection> {
         if let Some(id) = self.in_use(request) {
             return self.repeat(request, id);
+        }
+        let Envelope { client, transaction, .. } = &request.envelope;
+        // A duplicate that comes after the release of what the first of it has made: nobody would ever refresh another.
+        if self.released.has_been(client, *transaction, request.now.instant) {
+            return Err(ErrorCode::AllocationMismatch.into());
         }
         let client = request.envelope.client.client.ip();
         if self.revocations.cover(&request.credentials, client, request.now.unix_seconds) {
@@ -388,7 +393,7 @@ impl Server {
     }
 
     /// The success response, first or repeated.
-    fn answer_allocate(&mut self, envelope: &super::Envelope, id: AllocationId, now: Now) {
+    fn answer_allocate(&mut self, envelope: &Envelope, id: AllocationId, now: Now) {
         let Some(allocation) = self.table.get(id) else { return };
         let left = allocation.expires_at().map(|at| at.saturating_duration_since(now.instant)).unwrap_or_default();
         let created = allocation.created;

@@ -34,11 +34,15 @@ impl Server {
         }
         let now = request.now.instant;
         if lifetime.is_zero() {
+            let allocate = self.table.get(id).map(|allocation| allocation.created.transaction);
             for family in families.into_iter().flatten() {
                 self.end_family(id, family, EndReason::Released, now);
             }
             let credentials = request.credentials.clone();
             self.released.remember(envelope.client, envelope.transaction, credentials, now);
+            if let Some(allocate) = allocate.filter(|_| self.table.get(id).is_none()) {
+                self.released.remember_allocate(envelope.client, allocate, now);
+            }
         } else if let Some(allocation) = self.table.get_mut(id) {
             if allocation.credentials.seconds_left(request.now.unix_seconds).is_some() {
                 allocation.credentials = request.credentials.clone();
