@@ -1,5 +1,6 @@
 //! Judges requests by the long-term credential mechanism (RFC 8489 section 9.2.4).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::challenge::Challenge;
@@ -125,7 +126,11 @@ impl Authenticator {
             (Some(authorities), Some(token)) => {
                 prove_by_token(authorities, request, username, algorithm, token, unix_seconds)
             }
-            (Some(_) | None, _) => self.prove(request, realm, username, algorithm, held, unix_seconds),
+            (Some(_) | None, _) => {
+                let username = username.unwrap_or_default();
+                let prepared = self.prepared(username, nonce, client, unix_seconds);
+                self.prove(request, realm, (username, &prepared), algorithm, held, unix_seconds)
+            }
         };
         let credentials = credentials.ok_or(match (&self.authorities, token) {
             (None, Some(_)) => AuthError::UnexpectedToken,
@@ -171,18 +176,26 @@ impl Authenticator {
         }
     }
 
+    /// A username after OpaqueString preparation.
+    ///
+    /// RFC 8489 section 14.3: it "MUST have been processed using the OpaqueString profile" by the client. For those that
+    /// have not done so it is made up for, which costs tens of microseconds: not for a source that has never heard the
+    /// server, whose address may be forged.
+    fn prepared<'a>(&self, username: &'a str, nonce: &[u8], client: &FiveTuple, unix_seconds: u64) -> Cow<'a, str> {
+        let has_heard = || client.transport.is_connected() || self.nonces.is_authentic(nonce, client, unix_seconds);
+        let prepared = if username.is_ascii() || !has_heard() { None } else { opaque_string(username).ok() };
+        prepared.map_or(Cow::Borrowed(username), Cow::Owned)
+    }
+
     fn prove(
         &self,
         request: &Message<'_>,
         realm: &[u8],
-        username: Option<&str>,
+        (username, prepared): (&str, &str),
         algorithm: PasswordAlgorithm,
         held: Option<&Credentials>,
         unix_seconds: u64,
     ) -> Option<Credentials> {
-        let username = username.unwrap_or_default();
-        let prepared = if username.is_ascii() { None } else { opaque_string(username).ok() };
-        let prepared = prepared.as_deref().unwrap_or(username);
         if let Some(held) = held
             && *held.username == *prepared
             && is_good(held, algorithm, unix_seconds)

@@ -92,12 +92,21 @@ impl Nonces {
 
     /// Whether the nonce was issued to this client and has not expired; up to a unit early, and never late.
     pub fn is_valid(&self, nonce: &[u8], client: &FiveTuple, unix_seconds: u64) -> bool {
-        let Some((bits, issued_low, mac)) = split(nonce) else { return false };
+        self.age(nonce, client, unix_seconds).is_some_and(|age| age < self.lifetime_units + SKEW_UNITS)
+    }
+
+    /// Whether the nonce was issued to this client within the last 12 days: it has heard the server.
+    pub fn is_authentic(&self, nonce: &[u8], client: &FiveTuple, unix_seconds: u64) -> bool {
+        self.age(nonce, client, unix_seconds).is_some()
+    }
+
+    /// How old a nonce of this client is, in units, counted from the latest time that another node's clock may show.
+    fn age(&self, nonce: &[u8], client: &FiveTuple, unix_seconds: u64) -> Option<u64> {
+        let (bits, issued_low, mac) = split(nonce)?;
         let latest = unix_seconds / UNIT_SECONDS + SKEW_UNITS;
         let age = u64::from((latest as u16).wrapping_sub(issued_low));
-        let Some(issued) = latest.checked_sub(age) else { return false };
-        let authentic: bool = self.mac(client, bits, issued).ct_eq(&mac).into();
-        authentic && age < self.lifetime_units + SKEW_UNITS
+        let authentic: bool = self.mac(client, bits, latest.checked_sub(age)?).ct_eq(&mac).into();
+        authentic.then_some(age)
     }
 
     fn mac(&self, client: &FiveTuple, features: [u8; 3], issued: u64) -> [u8; MAC_LEN] {

@@ -1,5 +1,6 @@
 //! Whose credentials are accepted, and for how long (RFC 8489 section 9.2, RFC 8656 section 5, the REST draft).
 
+use ferryd::address::Transport;
 use ferryd::auth::long_term::PasswordAlgorithm;
 use ferryd::auth::settings::{Secret, SecretAlgorithm, SharedSecret, User, UserCredential};
 use ferryd::stun::{AttributeType, Builder, Class, Method};
@@ -73,6 +74,26 @@ fn composed_and_decomposed_names_log_in() {
     client.allocate(&mut world).relay();
     let mut decomposed = client.clone().user("cafe\u{301}", ALICE);
     assert_eq!(decomposed.refresh(&mut world, None).result(), Ok(()), "they are the same user");
+}
+
+#[test]
+fn names_are_prepared_for_who_has_heard_the_server() {
+    // Preparation costs more than all the rest of a request, which a forged source has for nothing.
+    let mut world = World::new();
+    let forged = || Some(b"obMatJos2AAAAAAAAAAAAAAA".to_vec());
+    let answer = |world: &mut World, transport, username: &str, nonce: Option<Vec<u8>>| {
+        let mut client = Client::over("198.51.100.1:1000", transport).user(username, ALICE);
+        client.nonce = nonce;
+        client.allocate(world).result()
+    };
+    let (composed, decomposed) = ("caf\u{e9}", "cafe\u{301}");
+    assert_eq!(answer(&mut world, Transport::Udp, composed, forged()), Err(438));
+    assert_eq!(answer(&mut world, Transport::Udp, decomposed, forged()), Err(401));
+    assert_eq!(answer(&mut world, Transport::Tcp, decomposed, forged()), Err(438));
+    let mut client = Client::new("198.51.100.1:1000");
+    client.challenge(&mut world);
+    world.advance(secs(2 * 3600));
+    assert_eq!(answer(&mut world, Transport::Udp, decomposed, client.nonce), Err(438), "its own, but stale");
 }
 
 #[test]
