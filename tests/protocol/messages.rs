@@ -229,6 +229,14 @@ fn the_list_of_unknown_attributes_is_bounded() {
     let reply = client.exchange(&mut world, &request).unwrap();
     assert_eq!(reply.unknown(), (0x7000..0x7080).collect::<Vec<_>>());
     assert!(reply.bytes.len() <= 512);
+    // No more are looked at, however often one is repeated.
+    let request = client.unsigned(Method::Binding, |builder| {
+        for kind in [[0x7000; 127], [0x7001; 127]].concat() {
+            builder.attribute(AttributeType(kind), b"");
+        }
+        builder.attribute(AttributeType(0x7002), b"");
+    });
+    assert_eq!(client.exchange(&mut world, &request).unwrap().unknown(), [0x7000, 0x7001]);
 }
 
 #[test]

@@ -295,13 +295,10 @@ impl Server {
     }
 }
 
-/// What UNKNOWN-ATTRIBUTES lists: each type once, and not too many.
+/// What UNKNOWN-ATTRIBUTES lists: each type once, of as many attributes as may be listed.
 fn listed(unknown: impl Iterator<Item = AttributeType>) -> Vec<AttributeType> {
     let mut kinds = Vec::new();
-    for kind in unknown {
-        if kinds.len() == UNKNOWN_ATTRIBUTES_MAX {
-            break;
-        }
+    for kind in unknown.take(UNKNOWN_ATTRIBUTES_MAX) {
         if !kinds.contains(&kind) {
             kinds.push(kind);
         }
