@@ -13,6 +13,11 @@ pub(super) const FAILURES_TOLD: u32 = 1000;
 /// Usernames told within the window: what a remote does fills no log.
 const TOLD_MAX: usize = 4;
 
+/// What is counted of a username, and told: a request has room for one of 64 KiB.
+pub(super) fn counted_name(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(NAME_LEN_MAX)]
+}
+
 /// Counts failures by username (the space-saving algorithm): a new name takes the place and the count of the rarest, so
 /// that a name with more than 1/32 of all failures is in the list whatever the others are.
 #[derive(Debug, Default)]
@@ -38,7 +43,7 @@ impl Guessing {
             *self = Self { names: std::mem::take(&mut self.names), begun: Some(now), told: 0 };
             self.names.clear();
         }
-        let name = &name[..name.len().min(NAME_LEN_MAX)];
+        let name = counted_name(name);
         let counted = self.entry(name);
         counted.failures = counted.failures.saturating_add(1);
         let is_much = !counted.told && counted.failures - counted.inherited >= FAILURES_TOLD;

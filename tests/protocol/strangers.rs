@@ -142,6 +142,13 @@ fn a_user_whose_password_is_guessed_is_told_of_seldom() {
         )
         .collect();
     assert_eq!(attacked, ["bob"]);
+    guesser.username = "a name without end, ".repeat(1000);
+    for _ in 0..1000 {
+        let guess = guesser.signed(Method::Allocate, |_| {});
+        guesser.exchange(&mut world, &guess);
+    }
+    let Some(Effect::UserAttacked { username }) = world.events.last() else { panic!("nobody is told") };
+    assert!(guesser.username.starts_with(&**username) && username.len() == 128, "{username}");
     assert!(world.dropped(DropReason::FailureRate) > 4000, "on streams as well");
 }
 

@@ -11,6 +11,7 @@ mod nat_behavior;
 mod refresh;
 
 use super::effect::{Effect, Forward};
+use super::guessing::counted_name;
 use super::ids::{AllocationId, Route};
 use super::outcome::{DropReason, Outcome};
 use super::peer_policy::Asker;
@@ -211,7 +212,7 @@ impl Server {
             let answers = self.shared.strangers.may_be_refused(now.instant, limits, source, name);
             self.count_credential_failure();
             if self.guessing.count(now.instant, name) {
-                let username = String::from_utf8_lossy(name).into();
+                let username = String::from_utf8_lossy(counted_name(name)).into();
                 self.effects.push_back(Effect::UserAttacked { username });
             }
             return if answers { Ok(()) } else { Err(DropReason::FailureRate) };
