@@ -123,6 +123,18 @@ fn the_configuration_in_the_kubernetes_example_is_known() {
 }
 
 #[test]
+fn what_operators_are_told_to_install_or_read_is_in_the_package() {
+    let (manifest, text) = (read("Cargo.toml"), read("docs/operating.md"));
+    let words = text.split(|c: char| c.is_whitespace() || "()[]`".contains(c));
+    let mut named: Vec<&str> = words.map(|word| word.trim_start_matches("../")).collect();
+    named.retain(|word| word.starts_with("systemd/") && (word.ends_with(".conf") || word.ends_with(".socket")));
+    assert!(named.len() >= 3, "{named:?}");
+    for file in named.into_iter().chain(["docs/metrics.md", "docs/openapi.json"]) {
+        assert!(manifest.contains(&format!("  [\"{file}\", \"usr/share/doc/ferryd/\", \"644\"],")), "{file}");
+    }
+}
+
+#[test]
 fn every_configuration_that_is_shown_is_known() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shown.toml");
