@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::accept::{ended_in_the_queue, tune};
+use super::headroom::spare;
 use super::socket::{OpenError, Purpose, open_tcp};
 
 /// Connections that wait to be accepted: a worker accepts whenever it is awake.
@@ -25,17 +26,18 @@ pub(super) const NOT_SENT_LOW_WATER: u32 = 128 * 1024;
 /// from the port joins it afterwards.
 pub fn open_tcp_relay(address: SocketAddr) -> Result<TcpListener, OpenError> {
     let listener = open_tcp(Purpose::Relay, address, BACKLOG)?;
+    spare(&listener).map_err(|error| OpenError::new(Purpose::Relay, address, error))?;
     let shared = SockRef::from(&listener).set_reuse_port(true);
     shared.map_err(|error| OpenError::option(Purpose::Relay, address, "SO_REUSEPORT", error))?;
     Ok(listener)
 }
 
 /// Takes the next connection that waits at a relay; `None` when there is none. Errors: descriptors or memory are
-/// missing, and what waits goes on waiting.
+/// missing, and what waits goes on waiting; one that would have one of the last descriptors is closed.
 pub fn accept(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     loop {
         match listener.accept() {
-            Ok(accepted) => return Ok(Some(accepted)),
+            Ok(accepted) => return spare(&accepted.0).map(|()| Some(accepted)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) if ended_in_the_queue(&error) => {}
             Err(error) => return Err(error),
@@ -64,6 +66,7 @@ impl PeerStream {
     /// [`Self::established`].
     pub fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(from), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        spare(&socket)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&from.into())?;

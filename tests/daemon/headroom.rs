@@ -1,12 +1,12 @@
 //! A daemon whose descriptors clients use up.
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 
 use crate::client::Client;
 use crate::ferryd::Ferryd;
 use crate::metrics::{get, value};
-use crate::{place, wait_until};
+use crate::{place, tcp_allocations as tcp, wait_until};
 
 /// More than the daemon has at start, with two workers.
 const DESCRIPTORS: libc::rlim_t = 160;
@@ -23,7 +23,7 @@ fn clients_do_not_get_the_last_descriptors() {
         }
     };
     let ferryd = Ferryd::start_with(
-        |config| _ = config.text("metrics.address", metrics),
+        |config| _ = config.text("metrics.address", metrics).set("extensions.tcp-allocations", true),
         |command| {
             // SAFETY: the closure makes one system call and allocates nothing.
             unsafe { command.pre_exec(limit) };
@@ -33,6 +33,10 @@ fn clients_do_not_get_the_last_descriptors() {
     let peer = UdpSocket::bind((ferryd.config.ip, 0)).unwrap();
     live.allocate();
     live.permit(peer.local_addr().unwrap()).unwrap();
+    let mut control = Client::tcp(ferryd.address());
+    let relayed = tcp::allocate(&mut control);
+    let listener = TcpListener::bind((ferryd.config.ip, 0)).unwrap();
+    control.permit(listener.local_addr().unwrap()).unwrap();
     let mut clients = Vec::new();
     loop {
         let mut client = Client::udp(ferryd.address());
@@ -43,7 +47,9 @@ fn clients_do_not_get_the_last_descriptors() {
         assert!(clients.len() < DESCRIPTORS as usize);
     }
     assert!(clients.len() > 10, "{}", clients.len());
-    // Nor do streams get them.
+    // Nor do connections with peers get them, whoever begins those, nor streams.
+    assert_eq!(tcp::connect(&mut control, listener.local_addr().unwrap()), Err(447));
+    assert!(tcp::rest(&tcp::patient(TcpStream::connect(relayed).unwrap())).is_empty());
     let _streams: Vec<_> = (0..DESCRIPTORS).map(|_| TcpStream::connect(ferryd.address()).unwrap()).collect();
     wait_until("a connection to be refused", || value(&get(metrics, "/metrics"), "ferryd_accept_failures_total") > 0.0);
     assert_eq!(live.refresh(600), Ok(600));

@@ -38,11 +38,11 @@ fn tcp_transport(builder: &mut Builder<'_>) {
     builder.attribute(AttributeType::REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
 }
 
-fn allocate(client: &mut Client) -> SocketAddr {
+pub(crate) fn allocate(client: &mut Client) -> SocketAddr {
     client.request(Method::Allocate, tcp_transport).result().unwrap().address(AttributeType::XOR_RELAYED_ADDRESS)
 }
 
-fn connect(client: &mut Client, peer: SocketAddr) -> Result<u32, u16> {
+pub(crate) fn connect(client: &mut Client, peer: SocketAddr) -> Result<u32, u16> {
     let answer =
         client.request(Method::Connect, |builder| _ = builder.xor_address(AttributeType::XOR_PEER_ADDRESS, peer));
     answer.result().map(|answer| answer.number(AttributeType::CONNECTION_ID))
@@ -83,7 +83,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
     patient(listener.accept().unwrap().0)
 }
 
-fn patient(stream: TcpStream) -> TcpStream {
+pub(crate) fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
@@ -96,7 +96,7 @@ fn read_exactly(mut stream: &TcpStream, count: usize) -> Vec<u8> {
 }
 
 /// Waits for the other side's end of a connection; what it said before.
-fn rest(mut stream: &TcpStream) -> Vec<u8> {
+pub(crate) fn rest(mut stream: &TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
         Ok(_) => bytes,
