@@ -29,6 +29,7 @@ macro_rules! on_both {
 }
 
 mod runs;
+mod starts;
 
 on_both! {
     a_datagram_arrives_with_what_is_known_of_it

@@ -7,6 +7,7 @@
 mod buffers;
 mod closing;
 mod jobs;
+mod submitting;
 
 use std::collections::VecDeque;
 use std::io;
@@ -55,6 +56,8 @@ pub struct RingDatagrams {
     /// Free places among the sockets at hand.
     places: Vec<u32>,
     generation: u32,
+    /// Until then nothing can be submitted.
+    is_started: bool,
     /// Completions taken from the ring, in order.
     completions: VecDeque<Completion>,
     /// Those that are not looked at yet.
@@ -126,6 +129,7 @@ impl RingDatagrams {
             free: Vec::new(),
             places: (0..LISTENERS_AT_HAND).rev().collect(),
             generation: 0,
+            is_started: false,
             completions: VecDeque::with_capacity(COMPLETIONS as usize),
             taken: Vec::with_capacity(COMPLETIONS as usize),
             run: None,
@@ -139,21 +143,6 @@ impl RingDatagrams {
             poll_is_armed: false,
             other_events: false,
         })
-    }
-
-    fn submit_entry(&mut self, entry: &squeue::Entry) {
-        // SAFETY: what entries point to (the template, headers and what those point to) is owned by `self` and stays in
-        // place until the kernel has used it: headers until the submission has returned, the template for good.
-        while unsafe { self.ring.submission().push(entry) }.is_err() {
-            self.submit();
-        }
-    }
-
-    /// Gives everything that is queued to the kernel, which sends it at once.
-    fn submit(&mut self) {
-        self.layout.seal();
-        // What fails as a whole is tried again by the next submission.
-        let _ = self.ring.submit();
     }
 
     fn arm(&mut self, key: SocketKey) {
@@ -328,6 +317,10 @@ fn address_of(destination: &Destination) -> Address {
 impl Datagrams for RingDatagrams {
     fn start(&mut self) -> io::Result<()> {
         self.ring.submitter().register_enable_rings()?;
+        self.is_started = true;
+        for key in 0..self.sockets.len() as u32 {
+            self.arm(SocketKey(key));
+        }
         self.submit();
         Ok(())
     }
@@ -342,7 +335,9 @@ impl Datagrams for RingDatagrams {
         let at_hand = (role == Role::Listener).then(|| self.keep_at_hand(&socket)).flatten();
         self.sockets[key as usize] =
             Some(Entry { token, socket, generation, is_armed: false, at_hand, trains: true, merging: self.merging });
-        self.arm(SocketKey(key));
+        if self.is_started {
+            self.arm(SocketKey(key));
+        }
         Ok(SocketKey(key))
     }
 
