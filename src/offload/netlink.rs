@@ -9,6 +9,8 @@ use crate::address::Family;
 
 /// A gateway of another family than the route's (linux/rtnetlink.h); libc has it for glibc alone.
 const RTA_VIA: u16 = 18;
+/// What a route puts around its packets: MPLS, segments, another IP header (linux/rtnetlink.h).
+const RTA_ENCAP_TYPE: u16 = 21;
 /// A kernel that says nothing for this long says nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Room for one datagram of a dump: the kernel fills 32 KiB at most.
@@ -79,7 +81,7 @@ impl Netlink {
         if result == 0 { Ok(Self { socket, sequence: 0 }) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// The way to a unicast destination outside this host; `None` where there is none.
+    /// The way to a unicast destination outside this host; `None` where there is none, or one that packets are wrapped for.
     pub(super) fn route(&mut self, from: IpAddr, to: IpAddr) -> io::Result<Option<Route>> {
         let bits = (octets(to).len() * 8) as u8;
         let mut request = Request::new(libc::RTM_GETROUTE, 0);
@@ -369,6 +371,8 @@ fn parse_route(body: &[u8]) -> Option<Route> {
             libc::RTA_GATEWAY => route.gateway = ip(value),
             // A gateway of the other family, behind that family's number.
             RTA_VIA => route.gateway = value.get(2..).and_then(ip),
+            // The programs would send without it.
+            RTA_ENCAP_TYPE => return None,
             libc::RTA_METRICS => {
                 let mtu = attributes(value).find(|(kind, value)| *kind == RTAX_MTU && value.len() == 4);
                 route.mtu = mtu.map(|(_, value)| u32_at(value, 0));

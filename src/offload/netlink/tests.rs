@@ -34,6 +34,17 @@ fn there_is_no_way_out_to_a_group_and_to_nowhere() {
 }
 
 #[test]
+fn a_route_that_wraps_its_packets_is_no_way_out() {
+    // struct rtmsg, and RTA_OIF.
+    let mut body = vec![libc::AF_INET as u8, 32, 0, 0, 254, 0, 0, RTN_UNICAST, 0, 0, 0, 0];
+    body.extend([8, 0, libc::RTA_OIF as u8, 0, 7, 0, 0, 0]);
+    assert_eq!(parse_route(&body), Some(Route { ifindex: 7, gateway: None, mtu: None }));
+    // RTA_ENCAP_TYPE with LWTUNNEL_ENCAP_IP, as `ip route add ... encap ip` has it.
+    body.extend([6, 0, 21, 0, 2, 0, 0, 0]);
+    assert_eq!(parse_route(&body), None);
+}
+
+#[test]
 fn loopback_has_no_failures_and_what_is_not_there_cannot_be_asked() {
     let mut netlink = Netlink::open().unwrap();
     let loopback = netlink.links().unwrap().into_iter().find(|link| link.is_loopback).unwrap();
