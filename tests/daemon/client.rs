@@ -16,7 +16,8 @@ use crate::certificate::Certificate;
 use crate::ferryd::alice;
 use crate::wire::{Stream, Wire};
 
-/// A datagram that is not answered by then is sent again.
+/// A datagram that is not answered by then is sent again: beside floods, which take some, many times in the patience of a
+/// test.
 const RETRANSMISSION: Duration = Duration::from_millis(500);
 
 /// A username and its password.
@@ -158,7 +159,7 @@ impl Client {
     /// Sends a request until it is answered.
     fn transact(&mut self, request: &[u8], id: TransactionId) -> Answer {
         let deadline = Instant::now() + PATIENCE;
-        let mut pause = if self.wire.loses_messages() { RETRANSMISSION } else { PATIENCE };
+        let pause = if self.wire.loses_messages() { RETRANSMISSION } else { PATIENCE };
         while Instant::now() < deadline {
             self.wire.send(request);
             let next = Instant::now() + pause;
@@ -168,7 +169,6 @@ impl Client {
                 }
                 self.early.push_back(bytes);
             }
-            pause *= 2;
         }
         panic!("no answer");
     }
