@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,9 +11,16 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::bounded::Few;
 use super::workers::busiest_users;
 use crate::observe::metrics::{MEDIA_TYPE, PLAIN_MEDIA_TYPE, Snapshot, plain};
 use crate::worker::WorkerHandle;
+
+/// Connections at a time: a scraper has one, and so has each probe of the readiness. They are half of the descriptors that
+/// are kept back for operators.
+const CONNECTIONS_MAX: usize = 32;
+/// For everything that a connection is for. Workers are waited for as long, with the users that are named.
+const LIFETIME: Duration = Duration::from_secs(15);
 
 /// Takes a snapshot; may block, and fails when a worker does not answer.
 pub type TakeSnapshot = Arc<dyn Fn() -> Option<Snapshot> + Send + Sync>;
@@ -30,7 +38,8 @@ pub struct Source {
 pub async fn serve(listener: TcpListener, source: Source) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let router = Router::new().route("/metrics", get(metrics)).route("/ready", get(ready)).with_state(source);
-    axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(Few::of(listener, CONNECTIONS_MAX, LIFETIME), router).await
 }
 
 async fn metrics(State(source): State<Source>, headers: HeaderMap) -> Response {

@@ -5,6 +5,7 @@
 //! serves it, and the verbs of the command line speak it through [`client`].
 
 pub mod api;
+mod bounded;
 pub mod client;
 pub mod metrics;
 mod operate;

@@ -4,9 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -16,15 +14,15 @@ use axum::response::{IntoResponse, Response};
 use rustls::ServerConfig;
 use rustls::sign::SingleCertAndKey;
 use subtle::ConstantTimeEq;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::api::Refusal;
+use super::bounded::{Bounded, PAUSE};
 use crate::net::certificate::{CertificateFiles, load_pair};
 use crate::web::{Token, Trust};
 
@@ -34,8 +32,6 @@ const CONNECTIONS_MAX: usize = 64;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For everything that a connection is for. The verbs make one for each request, and wait as long.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// After an `accept` that failed for want of descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// What an operator decides about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +131,7 @@ pub(super) async fn check(State(door): State<Arc<RemoteDoor>>, request: Request,
 
 /// Connections whose handshake is done.
 pub(super) struct Arrivals {
-    established: mpsc::Receiver<(Bounded, SocketAddr)>,
+    established: mpsc::Receiver<(Bounded<TlsStream<TcpStream>>, SocketAddr)>,
     address: SocketAddr,
 }
 
@@ -155,7 +151,7 @@ impl Arrivals {
                             let (door, to) = (Arc::clone(&door), to.clone());
                             tokio::spawn(async move {
                                 match timeout(HANDSHAKE, TlsAcceptor::from(door.lock().tls).accept(stream)).await {
-                                    Ok(Ok(stream)) => _ = to.send((Bounded::new(stream, place), from)).await,
+                                    Ok(Ok(stream)) => _ = to.send((Bounded::new(stream, LIFETIME, place), from)).await,
                                     Ok(Err(error)) => debug!(%error, client = %from, "no handshake for the admin API"),
                                     Err(_) => debug!(client = %from, "no handshake for the admin API in time"),
                                 }
@@ -174,10 +170,10 @@ impl Arrivals {
 }
 
 impl axum::serve::Listener for Arrivals {
-    type Io = Bounded;
+    type Io = Bounded<TlsStream<TcpStream>>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Bounded, SocketAddr) {
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         match self.established.recv().await {
             Some(established) => established,
             // Whoever accepts has panicked.
@@ -187,48 +183,5 @@ impl axum::serve::Listener for Arrivals {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.address)
-    }
-}
-
-/// A connection that ends by itself, and then gives its place to another.
-pub(super) struct Bounded {
-    stream: TlsStream<TcpStream>,
-    end: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Bounded {
-    fn new(stream: TlsStream<TcpStream>, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, end: Box::pin(sleep(LIFETIME)), _place: place }
-    }
-}
-
-impl AsyncRead for Bounded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -11,9 +11,8 @@ use crate::{place, tcp_allocations as tcp, wait_until};
 /// More than the daemon has at start, with two workers.
 const DESCRIPTORS: libc::rlim_t = 160;
 
-#[test]
-fn clients_do_not_get_the_last_descriptors() {
-    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+/// A ferryd with so few descriptors that serves the page of metrics there.
+fn start(metrics: SocketAddr) -> Ferryd {
     let limit = || {
         let limits = libc::rlimit { rlim_cur: DESCRIPTORS, rlim_max: DESCRIPTORS };
         // SAFETY: setrlimit reads a value that outlives the call, and may be called between fork and exec.
@@ -22,13 +21,19 @@ fn clients_do_not_get_the_last_descriptors() {
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    let ferryd = Ferryd::start_with(
+    Ferryd::start_with(
         |config| _ = config.text("metrics.address", metrics).set("extensions.tcp-allocations", true),
         |command| {
             // SAFETY: the closure makes one system call and allocates nothing.
             unsafe { command.pre_exec(limit) };
         },
-    );
+    )
+}
+
+#[test]
+fn clients_do_not_get_the_last_descriptors() {
+    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let ferryd = start(metrics);
     let mut live = Client::udp(ferryd.address());
     let peer = UdpSocket::bind((ferryd.config.ip, 0)).unwrap();
     live.allocate();
@@ -61,4 +66,20 @@ fn clients_do_not_get_the_last_descriptors() {
     clients.push(Client::udp(ferryd.address()));
     assert_eq!(clients.len(), before);
     assert!(clients[before - 1].try_allocate().is_ok(), "what one gives back another gets");
+}
+
+#[test]
+fn who_holds_connections_to_the_metrics_page_takes_few_descriptors() {
+    let metrics = SocketAddr::from(([127, 0, 0, 1], place::free_port()));
+    let ferryd = start(metrics);
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", ferryd.id())).unwrap().count();
+    // With some that the start has left open for a moment.
+    let before = descriptors();
+    let idle: Vec<_> = (0..DESCRIPTORS).map(|_| TcpStream::connect(metrics).unwrap()).collect();
+    wait_until("connections to be taken", || descriptors() >= before + 16);
+    Client::udp(ferryd.address()).allocate();
+    ferryd.verb(&["status"]).expect_success();
+    assert!(descriptors() < before + 40, "{} after {before}", descriptors());
+    drop(idle);
+    assert!(get(metrics, "/ready").ends_with("ready\n"));
 }
