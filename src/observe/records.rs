@@ -1,7 +1,7 @@
 //! Session records: to the log, to a file and to a webhook, by a thread of their own.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -224,30 +224,50 @@ struct RecordFile {
     file: File,
     reopen: Reopen,
     complained: Option<Instant>,
+    /// It ends in a part of a line, behind which the disk was full.
+    is_torn: bool,
 }
 
 impl RecordFile {
     fn open(path: &Path, reopen: Reopen) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: append(path)?, reopen, complained: None })
+        let (file, is_torn) = (append(path)?, ends_in_a_part(path));
+        Ok(Self { path: path.to_owned(), file, reopen, complained: None, is_torn })
     }
 
-    /// Writes a line, whole; false when that failed.
+    /// Writes a line; false when not all of it was written.
     fn write(&mut self, fields: &Map<String, Value>) -> bool {
         if self.reopen.0.swap(false, Ordering::Relaxed) {
             match append(&self.path) {
-                Ok(file) => self.file = file,
+                Ok(file) => (self.file, self.is_torn) = (file, ends_in_a_part(&self.path)),
                 Err(error) => self.complain(&error),
             }
         }
-        let Ok(mut line) = serde_json::to_vec(fields) else { return false };
-        line.push(b'\n');
-        match self.file.write_all(&line) {
+        let Ok(line) = serde_json::to_string(fields) else { return false };
+        // A part of another line stays what it is: a line that is none.
+        let line = if self.is_torn { format!("\n{line}\n") } else { format!("{line}\n") };
+        match self.write_line(line.as_bytes()) {
             Ok(()) => true,
             Err(error) => {
                 self.complain(&error);
                 false
             }
         }
+    }
+
+    fn write_line(&mut self, mut line: &[u8]) -> io::Result<()> {
+        while !line.is_empty() {
+            match self.file.write(line) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    let (written, rest) = line.split_at(count);
+                    self.is_torn = !written.ends_with(b"\n");
+                    line = rest;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn complain(&mut self, error: &io::Error) {
@@ -258,7 +278,72 @@ impl RecordFile {
     }
 }
 
+/// Whether a file of lines ends in a part of one, as a host that was switched off leaves it. What cannot be read does not.
+fn ends_in_a_part(path: &Path) -> bool {
+    let last = || -> io::Result<u8> {
+        let (mut file, mut last) = (File::open(path)?, [0]);
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        Ok(last[0])
+    };
+    let is_file = path.metadata().is_ok_and(|metadata| metadata.is_file());
+    is_file && last().is_ok_and(|last| last != b'\n')
+}
+
 /// Users are named in it.
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn record(user: &str) -> Map<String, Value> {
+        Map::from_iter([("user".to_owned(), user.into())])
+    }
+
+    #[test]
+    fn what_follows_a_part_of_a_record_is_a_line_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records");
+        let mut file = RecordFile::open(&path, Reopen::default()).unwrap();
+        // It takes a part of what is long, as a disk does that fills up.
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        file.file = File::from(OwnedFd::from(writer));
+        assert!(file.write(&record("first")));
+        assert!(!file.write(&record(&"x".repeat(4 << 20))));
+        let drain = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !file.write(&record("second")) {
+            assert!(Instant::now() < deadline, "nothing is taken");
+        }
+        assert!(file.write(&record("third")));
+        drop(file);
+        let text = drain.join().unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], r#"{"user":"first"}"#);
+        assert!(lines[1].starts_with(r#"{"user":"xxx"#) && !lines[1].contains("second"));
+        assert_eq!(lines[lines.len() - 2..], [r#"{"user":"second"}"#, r#"{"user":"third"}"#]);
+    }
+
+    #[test]
+    fn a_file_that_ends_in_a_part_of_a_record_goes_on_in_another_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records");
+        std::fs::write(&path, "{\"user\":\"fi").unwrap();
+        for user in ["second", "third"] {
+            assert!(RecordFile::open(&path, Reopen::default()).unwrap().write(&record(user)));
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"user\":\"fi\n{\"user\":\"second\"}\n{\"user\":\"third\"}\n");
+    }
 }
