@@ -1,5 +1,6 @@
 //! The programs' clock.
 
+use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,10 @@ const MARGIN: Duration = Duration::from_millis(20);
 /// How often two clocks are read until they are read at the same time.
 const CLOCK_READINGS: usize = 16;
 
-/// Instants in the programs' clock, which is CLOCK_MONOTONIC, as `Instant`'s is.
+/// What a time namespace adds to its processes' clocks (time_namespaces(7)).
+const OFFSETS: &str = "/proc/self/timens_offsets";
+
+/// Instants in the programs' clock, which is CLOCK_MONOTONIC, as `Instant`'s is, but always the host's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     instant: Instant,
@@ -17,6 +21,8 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new() -> io::Result<Self> {
+        // A kernel without time namespaces has no such file.
+        let offset = fs::read_to_string(OFFSETS).map_or(0, |text| monotonic_offset(&text));
         let mut attempts = 0;
         loop {
             let before = Instant::now();
@@ -29,7 +35,8 @@ impl Clock {
             let instant = Instant::now();
             attempts += 1;
             if attempts == CLOCK_READINGS || instant.saturating_duration_since(before) < Duration::from_micros(10) {
-                return Ok(Self { instant, nanos: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 });
+                let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec) - offset;
+                return Ok(Self { instant, nanos: u64::try_from(nanos).unwrap_or_default() });
             }
         }
     }
@@ -46,9 +53,28 @@ impl Clock {
     }
 }
 
+/// By how many nanoseconds CLOCK_MONOTONIC is ahead of the host's.
+fn monotonic_offset(offsets: &str) -> i128 {
+    let line = offsets.lines().find_map(|line| line.strip_prefix("monotonic"));
+    let mut numbers = line.into_iter().flat_map(str::split_whitespace).map_while(|number| number.parse::<i64>().ok());
+    let [seconds, nanos] = [numbers.next(), numbers.next()].map(|number| i128::from(number.unwrap_or_default()));
+    seconds * 1_000_000_000 + nanos
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_offset_of_a_time_namespace_is_read() {
+        assert_eq!(monotonic_offset("monotonic           0         0\nboottime            0         0\n"), 0);
+        assert_eq!(
+            monotonic_offset("monotonic      864000       500\nboottime            7         0\n"),
+            864_000_000_000_500
+        );
+        assert_eq!(monotonic_offset("monotonic      -20000         0\n"), -20_000_000_000_000);
+        assert_eq!(monotonic_offset("boottime            7         0\n"), 0);
+    }
 
     #[test]
     fn a_deadline_is_early_by_the_margin_and_never_before_the_start() {
