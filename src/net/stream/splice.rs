@@ -10,12 +10,15 @@ use std::time::Instant;
 use socket2::SockRef;
 
 use super::super::peer::{NOT_SENT_LOW_WATER, PeerStream};
-use super::{Buffers, Class, Connection, Fill, Flush, write_tls};
+use super::{Buffers, Class, Connection, Fill, Flush, RECORD_BYTES_MAX, write_tls};
 
 /// Bytes read in one round: what waits in one direction when its destination is slow.
 const ROUND_BYTES: usize = 64 * 1024;
 /// Bytes read in one round at least: what a budget may be overdrawn by, or by a record of TLS.
 pub(super) const ROUND_BYTES_MIN: usize = 4096;
+/// Bytes of a client's read in one turn, whatever they hold: a record of TLS may have one byte of data in 23, or none. Where
+/// records are long a budget of one round is used up before.
+pub(super) const READ_BYTES_MAX: usize = ROUND_BYTES + 2 * RECORD_BYTES_MAX;
 
 /// Why a direction has come to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,16 +71,19 @@ impl Connection {
         budget: u64,
         passed: &mut u64,
     ) -> io::Result<Rest> {
+        let mut read = 0;
         loop {
             while self.received.len() > 0 {
                 let Some(n) = peer.write(self.received.bytes())? else { return Ok(Rest::Blocked) };
                 self.received.consume(n);
                 *passed += n as u64;
             }
-            if *passed >= budget {
+            if *passed >= budget || read >= READ_BYTES_MAX {
                 return Ok(Rest::Budget);
             }
-            let filled = self.fill(buffers, round(budget - *passed), true)?;
+            let round = round(budget - *passed).min(READ_BYTES_MAX - read);
+            let filled = self.fill(buffers, round, true)?;
+            read += round;
             if self.received.len() > 0 {
                 continue;
             }

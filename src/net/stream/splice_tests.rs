@@ -1,7 +1,9 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
-use super::splice::ROUND_BYTES_MIN;
+use socket2::SockRef;
+
+use super::splice::{READ_BYTES_MAX, ROUND_BYTES_MIN};
 use super::tests::{KINDS, Kind, Pair};
 use super::*;
 use crate::net::peer::PeerStream;
@@ -167,5 +169,35 @@ fn a_budget_is_overdrawn_by_a_small_round_at_most() {
             assert!(down.1 == Rest::Drained || within(down), "{kind:?}: {down:?}");
             down.1 == Rest::Budget
         });
+    }
+}
+
+#[test]
+fn records_of_one_byte_count_as_what_is_read() {
+    /// Of header, data, type and tag.
+    const RECORD_BYTES_MIN: usize = 5 + 1 + 1 + 16;
+    const RECORDS: usize = 2 * READ_BYTES_MAX / RECORD_BYTES_MIN;
+    for kind in [Kind::Tls13, Kind::Tls12] {
+        let mut bound = Bound::new(kind);
+        SockRef::from(&bound.pair.connection.stream).set_recv_buffer_size(1 << 20).unwrap();
+        let mut client = bound.pair.split_client();
+        let writer = std::thread::spawn(move || {
+            for _ in 0..RECORDS {
+                client.tls().writer().write_all(&[7]).unwrap();
+                client.flush().unwrap();
+            }
+            client
+        });
+        let waiting = || bound.pair.connection.stream.peek(&mut [0; READ_BYTES_MAX + 1]);
+        wait_until("more than a turn", || waiting().is_ok_and(|len| len > READ_BYTES_MAX));
+        let (passed, rest) = bound.up(PLENTY);
+        assert_eq!(rest, Rest::Budget, "{kind:?}");
+        assert!(passed as usize <= READ_BYTES_MAX / RECORD_BYTES_MIN + 1, "{kind:?}: {passed} bytes");
+        let mut all = passed;
+        wait_until("the rest", || {
+            all += bound.up(PLENTY).0;
+            all == RECORDS as u64
+        });
+        writer.join().unwrap();
     }
 }

@@ -32,7 +32,7 @@ impl Client {
         }
     }
 
-    fn tls(&mut self) -> &mut ClientConnection {
+    pub(super) fn tls(&mut self) -> &mut ClientConnection {
         match self {
             Self::Plain(_) => panic!("plain"),
             Self::Tls(stream) => &mut stream.conn,
