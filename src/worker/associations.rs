@@ -14,8 +14,8 @@ use crate::address::FiveTuple;
 use crate::net::admission::{Admission, ConnectionGuard, Refusal, Source};
 use crate::net::dtls::{self, DtlsBuffers, DtlsConfig};
 
-/// Handshakes of a worker under way at once: about 48 KiB each, 24 MiB in all. Only clients that have proved their address
-/// are in one.
+/// Handshakes of a worker under way at once: about 48 KiB each, 24 MiB in all; with all the fragments that OpenSSL keeps
+/// 200 KiB each, 100 MiB in all. Only clients that have proved their address are in one.
 const HANDSHAKES_MAX: usize = 512;
 /// Of these, those of one source: an office whose network comes back, and an eighth of what others may have.
 const HANDSHAKES_PER_SOURCE_MAX: usize = 64;

@@ -223,6 +223,28 @@ fn a_lost_flight_is_sent_again_and_a_handshake_ends_at_its_deadline() {
     assert_eq!(metric(&ferryd, "ferryd_dtls_associations"), 0);
 }
 
+/// A message in advance, of which one byte is here.
+fn beginning(len: u32) -> Vec<u8> {
+    let [_, len @ ..] = len.to_be_bytes();
+    let record = [22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 2, 0, 13];
+    [&record[..], &[16], &len, &[0, 3, 0, 0, 0, 0, 0, 1, 0]].concat()
+}
+
+/// Memory is set aside for what the first fragment of a message says, whatever comes after it.
+#[test]
+fn a_handshake_message_that_nobody_sends_is_not_waited_for() {
+    let (ferryd, _) = start(|_| {});
+    let sockets = [16_000, 20_000].map(|len| (socket(ferryd.address()), len));
+    for (socket, len) in &sockets {
+        let found = cookie(socket, &client_hello(1, 0, b""));
+        socket.send(&client_hello(1, 1, &found)).unwrap();
+        receive(socket);
+        socket.send(&beginning(*len)).unwrap();
+    }
+    wait_until("the longer one to end", || handshakes(&ferryd, "handshake_protocol") == 1);
+    assert_eq!(metric(&ferryd, "ferryd_dtls_associations"), 1);
+}
+
 #[test]
 fn a_client_that_dislikes_the_certificate_is_counted() {
     let (ferryd, _) = start(|_| {});

@@ -1,8 +1,10 @@
 //! Associations by OpenSSL, over memory.
 
+use std::ffi::{c_int, c_long};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::mem::swap;
+use std::ptr::null_mut;
 use std::sync::{Arc, LazyLock};
 
 use openssl::bn::BigNum;
@@ -67,6 +69,7 @@ fn context(certificate: &[u8], key: &[u8]) -> Result<SslContext, ErrorStack> {
             | SslOptions::NO_TICKET
             | SslOptions::CIPHER_SERVER_PREFERENCE,
     );
+    bound_messages(&builder);
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_alpn_select_callback(|_, offered| select_next_proto(ALPN, offered).ok_or(AlpnError::NOACK));
     builder.set_servername_callback(|ssl, _| {
@@ -94,6 +97,14 @@ fn context(certificate: &[u8], key: &[u8]) -> Result<SslContext, ErrorStack> {
     builder.set_private_key(&*PKey::private_key_from_pem(key)?)?;
     builder.check_private_key()?;
     Ok(builder.build())
+}
+
+/// Has OpenSSL put no message together that is longer than it has to: 16 KiB, where the certificates of clients would have
+/// 100 KiB. It keeps ten that are ahead of their turn, each in a buffer as long as its first fragment says.
+fn bound_messages(builder: &SslContextBuilder) {
+    const SET_MAX_CERT_LIST: c_int = 51;
+    // SAFETY: the context is the builder's, which outlives the call, and this one takes a number and no pointer.
+    unsafe { openssl_sys::SSL_CTX_ctrl(builder.as_ptr(), SET_MAX_CERT_LIST, MESSAGE_LEN_MAX as c_long, null_mut()) };
 }
 
 /// An association with one client, from the ClientHello that has proved its address to the end.
