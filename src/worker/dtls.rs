@@ -13,7 +13,7 @@ use super::routes::{ConnectionId, Path, Way};
 use super::udp::Body;
 use crate::address::{FiveTuple, Transport};
 use crate::net::datagrams::Datagrams;
-use crate::net::dtls::{ClientHello, Failure, Handshake, Opening, Received};
+use crate::net::dtls::{ClientHello, Failure, Handshake, Opening, Received, records};
 use crate::turn::{Forward, Now};
 
 /// Handshakes that go on in one turn of the loop. Each is a signature or a key agreement, up to 2 ms with the slowest
@@ -45,6 +45,8 @@ impl<D: Datagrams> Worker<D> {
     /// A datagram of DTLS.
     pub(super) fn handle_dtls(&mut self, now: Now, mut at: At, bytes: &[u8]) {
         at.client.transport = Transport::Dtls;
+        let (bytes, sent) = (records(bytes), bytes.len());
+        self.associations.statistics.unrecognised += u64::from(!bytes.is_empty() && bytes.len() < sent);
         let place = self.associations.places.get(&at.client).copied();
         if let Some(worker) = place.and_then(|place| place.elsewhere) {
             let (client, At { listener, path, tos, .. }) = (at.client, at);

@@ -397,3 +397,19 @@ fn several_records_may_share_a_datagram() {
     }
     assert_eq!(association.receive(Instant::now() + Duration::from_millis(1)), None);
 }
+
+#[test]
+fn of_a_datagram_no_more_records_are_heard_than_fit_into_one() {
+    const HEARD: usize = 40;
+    let (ferryd, certificate) = start(|_| {});
+    let mut association = Association::open(ferryd.address(), &certificate);
+    let mut requests: Vec<_> = (0..=200).map(|_| binding_request()).collect();
+    association.send_together(&requests[..200]);
+    association.send(&requests[200]);
+    requests.drain(HEARD..200);
+    for request in requests {
+        let answer = association.receive(Instant::now() + PATIENCE).expect("an answer");
+        assert_eq!(answer[8..20], request[8..20]);
+    }
+    assert_eq!(metric(&ferryd, "ferryd_dtls_dropped_total{reason=\"unrecognised\"}"), 1);
+}

@@ -36,9 +36,27 @@ const COOKIE_UNIT_SECONDS: u64 = 30;
 /// 48 bytes, which is less than the shortest ClientHello has.
 pub const HELLO_VERIFY_REQUEST_LEN: usize = RECORD_HEADER_LEN + MESSAGE_HEADER_LEN + 3 + COOKIE_LEN;
 
+/// Records that are heard of a datagram. Of the shortest messages that there are, with header, nonce and tag, a datagram of
+/// 1500 bytes has 26 to 36, and one of 64 KiB more than a thousand, each of which is decrypted and answered in one turn.
+pub const RECORDS_MAX: usize = 40;
+
 /// Whether a datagram at a port of STUN is DTLS, by its first byte (RFC 7983 section 7).
 pub fn is_dtls(datagram: &[u8]) -> bool {
     matches!(datagram.first(), Some(20..=63))
+}
+
+/// The records of a datagram that are heard: whole ones, and no more of them than [`RECORDS_MAX`].
+pub fn records(datagram: &[u8]) -> &[u8] {
+    let mut end = 0;
+    for _ in 0..RECORDS_MAX {
+        let Some((header, rest)) = datagram[end..].split_first_chunk::<RECORD_HEADER_LEN>() else { break };
+        let len = usize::from(u16::from_be_bytes([header[11], header[12]]));
+        if rest.len() < len {
+            break;
+        }
+        end += RECORD_HEADER_LEN + len;
+    }
+    &datagram[..end]
 }
 
 /// What a datagram of DTLS begins with.
@@ -293,6 +311,18 @@ pub(super) mod tests {
         record.extend([1, 0, 0, len as u8, 0, sequence as u8, 0, 0, offset, 0, 0, fragment.len() as u8]);
         record.extend(fragment);
         record
+    }
+
+    #[test]
+    fn of_a_datagram_whole_records_are_heard_and_no_more_than_fit_into_one() {
+        let one = message(1, 0, 20, &[0; 20]);
+        let many = one.repeat(RECORDS_MAX);
+        assert_eq!(records(&many), many);
+        assert_eq!(records(&one.repeat(1000)), many);
+        for len in 0..one.len() {
+            assert_eq!(records(&[&one[..], &one[..len]].concat()), one, "{len}");
+            assert!(records(&one[..len]).is_empty());
+        }
     }
 
     fn hello(bytes: &[u8]) -> ClientHello<'_> {

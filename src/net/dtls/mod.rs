@@ -15,7 +15,7 @@ mod openssl;
 
 use std::sync::Arc;
 
-pub use self::hello::{ClientHello, Cookies, Opening, Path, is_dtls};
+pub use self::hello::{ClientHello, Cookies, Opening, Path, is_dtls, records};
 pub use self::openssl::{Association, IS_BUILT_IN};
 pub(super) use self::openssl::{Identity, identity};
 
