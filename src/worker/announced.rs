@@ -10,7 +10,6 @@ use super::neighbours::What;
 use super::packet_loop::Worker;
 use super::proxies::Host;
 use super::routes::{Path, Way};
-use super::udp::{Body, Spoken, told_apart};
 use crate::address::{ClientAddr, FiveTuple, ServerAddr, Transport};
 use crate::net::datagrams::Datagrams;
 use crate::net::proxy::parse_datagram;
@@ -56,31 +55,10 @@ impl<D: Datagrams> Worker<D> {
         let (path, payload) = (Path::Proxied { host, port: from.port() }, &bytes[header_len..]);
         let worker = self.proxies.worker_of(&client, self.neighbours.workers());
         if worker == usize::from(self.id.0) {
-            return self.handle_announced(now, At { client, listener: index, path, tos, home: None }, payload);
+            return self.handle_detached(now, At { client, listener: index, path, tos, home: None }, payload);
         }
         let passed = self.neighbours.pass(worker, What::Announced { client, listener: index, path, tos }, payload);
         self.statistics.ring_full += u64::from(!passed);
-    }
-
-    /// A datagram of a client of this worker, without the header that has announced it.
-    pub(super) fn handle_announced(&mut self, now: Now, at: At, bytes: &[u8]) {
-        let Some(listener) = self.listeners.get(at.listener) else { return };
-        let calls_alone = listener.terms.calls_alone;
-        match told_apart(listener.terms.accept, bytes) {
-            Spoken::Plain if self.is_closed_to(calls_alone, &at.client) => {
-                self.statistics.removed_listener += 1;
-            }
-            Spoken::Plain => {
-                let route = Way::Udp { listener: at.listener, path: at.path }.route();
-                self.reroute(&at.client, route);
-                if let Some(forward) = self.server.handle_client(now, &at.client, route, bytes) {
-                    self.forward(now, forward, Body::Bytes(bytes), at.tos);
-                }
-                self.carry_out_effects(now);
-            }
-            Spoken::Unwanted => self.associations.statistics.plain += 1,
-            Spoken::Dtls => self.handle_dtls(now, at, bytes),
-        }
     }
 
     /// The newest way through proxies to a client is the one that is taken.

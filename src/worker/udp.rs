@@ -131,7 +131,6 @@ impl<D: Datagrams> Worker<D> {
             return;
         }
         let client = listener.five_tuple(meta.from, meta.to);
-        let Terms { accept, calls_alone, .. } = listener.terms;
         if taken.strangers_max < taken.datagrams && self.is_stranger(&client) {
             *strangers += 1;
             if *strangers > taken.strangers_max {
@@ -140,27 +139,29 @@ impl<D: Datagrams> Worker<D> {
             }
         }
         let path = Path::Direct { scope: scope_of(meta.from) };
-        match told_apart(accept, bytes) {
-            Spoken::Plain if self.is_closed_to(calls_alone, &client) => {
+        self.handle_detached(now, At { client, listener: taken.listener, path, tos: meta.tos, home: None }, bytes);
+    }
+
+    /// A datagram of a client of this worker that is in no slot of the back end: one that may be a request, or one without
+    /// the header that has announced it.
+    pub(super) fn handle_detached(&mut self, now: Now, at: At, bytes: &[u8]) {
+        let Some(listener) = self.listeners.get(at.listener) else { return };
+        let calls_alone = listener.terms.calls_alone;
+        match told_apart(listener.terms.accept, bytes) {
+            Spoken::Plain if self.is_closed_to(calls_alone, &at.client) => {
                 self.statistics.removed_listener += 1;
-                return;
             }
-            Spoken::Plain => {}
-            Spoken::Unwanted => {
-                self.associations.statistics.plain += 1;
-                return;
+            Spoken::Plain => {
+                let route = Way::Udp { listener: at.listener, path: at.path }.route();
+                self.reroute(&at.client, route);
+                if let Some(forward) = self.server.handle_client(now, &at.client, route, bytes) {
+                    self.forward(now, forward, Body::Bytes(bytes), at.tos);
+                }
+                self.carry_out_effects(now);
             }
-            Spoken::Dtls => {
-                let at = At { client, listener: taken.listener, path, tos: meta.tos, home: None };
-                self.handle_dtls(now, at, bytes);
-                return;
-            }
+            Spoken::Unwanted => self.associations.statistics.plain += 1,
+            Spoken::Dtls => self.handle_dtls(now, at, bytes),
         }
-        let route = Way::Udp { listener: taken.listener, path }.route();
-        if let Some(forward) = self.server.handle_client(now, &client, route, bytes) {
-            self.forward(now, forward, Body::Bytes(bytes), meta.tos);
-        }
-        self.carry_out_effects(now);
     }
 
     /// A datagram from a peer.
@@ -214,7 +215,7 @@ impl<D: Datagrams> Worker<D> {
                     self.handle_dtls(now, At { client, listener, path, tos, home: Some(home) }, &bytes);
                 }
                 What::Announced { client, listener, path, tos } => {
-                    self.handle_announced(now, At { client, listener, path, tos, home: None }, &bytes);
+                    self.handle_detached(now, At { client, listener, path, tos, home: None }, &bytes);
                 }
             }
             self.neighbours.give_back(ring, bytes);
@@ -361,14 +362,14 @@ impl Listener {
 }
 
 /// What a datagram is, as far as its listener answers it.
-pub(super) enum Spoken {
+enum Spoken {
     Plain,
     Dtls,
     /// Not DTLS, where nothing else is answered.
     Unwanted,
 }
 
-pub(super) fn told_apart(accept: Accept, bytes: &[u8]) -> Spoken {
+fn told_apart(accept: Accept, bytes: &[u8]) -> Spoken {
     match (accept, is_dtls(bytes)) {
         (Accept::Plain, _) | (Accept::Both, false) => Spoken::Plain,
         (Accept::Both | Accept::Tls, true) => Spoken::Dtls,
