@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::address::Family;
-use crate::auth::Authenticator;
 use crate::auth::long_term::PasswordAlgorithm;
 use crate::auth::settings::{Secret, User, UserCredential};
 use crate::net::datagrams::{Arrival, Destination, EpollDatagrams, Role, SocketKey};
@@ -18,9 +17,9 @@ use crate::net::steering::Queues;
 use crate::net::udp::SendReport;
 use crate::stun::{AttributeType, Builder, Class, Message, Method, TransactionId};
 use crate::turn::settings::{RelayAddress, Settings as TurnSettings};
-use crate::turn::{PeerPolicy, Policy};
 use crate::worker::neighbours::Neighbours;
 use crate::worker::settings::Accept;
+use crate::worker::test_support::policy;
 use crate::worker::{Command, Past, Report, Stand, Terms, WorkerHandle};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -176,21 +175,7 @@ impl Crew {
         let mut settings = TurnSettings { mobility: true, ..TurnSettings::relaying_on(vec![relay]) };
         settings.peers.allow = vec!["127.0.0.0/8".parse().unwrap()];
         let password = UserCredential::Password(Secret::new(PASSWORD));
-        let auth = crate::auth::Settings {
-            realm: "ferryd".to_owned(),
-            users: vec![User { name: "alice".to_owned(), credential: password }],
-            shared_secrets: Vec::new(),
-            nonce_lifetime: crate::auth::Settings::NONCE_LIFETIME,
-            nonce_key: Secret::new([9; 32]),
-            third_party: None,
-        };
-        let policy = Policy {
-            drain: None,
-            revocations: Arc::default(),
-            peers: Arc::new(PeerPolicy::new(&settings)),
-            authenticator: Arc::new(Authenticator::new(&auth)),
-            settings: Arc::new(settings.clone()),
-        };
+        let policy = policy(&settings, vec![User { name: "alice".to_owned(), credential: password }]);
         let (shared, held) = (Arc::new(Shared::new(&settings)), HeldSockets::default());
         let mailboxes: Vec<_> = (0..2).map(|_| WorkerHandle::new().unwrap()).collect();
         let handles: Vec<_> = mailboxes.iter().map(|(handle, ..)| handle.clone()).collect();
